@@ -1,0 +1,65 @@
+"""The exceptions tileconv raises, and the exit code each stands for.
+
+::
+
+    TileconvError                    1   a bug in tileconv, where nothing below fits
+    ├── ConfigError (ValueError)     2   usage or configuration
+    │   └── MethodError              2   a forced method cannot serve this kernel or dtype
+    ├── InputError                   3   the input is bad or cannot be trusted
+    ├── OutputExistsError            4   the output is in the way
+    ├── LockedError                  5   another run holds the output
+    ├── StorageError                 6   storage failed
+    └── MemoryCapError               7   the memory cap cannot be kept
+
+A message says what happened, where, and what to do next, with the offending
+value and the limit it broke; it is one line, because the command line prints
+it as one.
+"""
+
+from __future__ import annotations
+
+
+class TileconvError(Exception):
+    """Root of every error tileconv raises on purpose."""
+
+    exit_code = 1
+
+
+class ConfigError(TileconvError, ValueError):
+    """What the user asked for is not something tileconv can do."""
+
+    exit_code = 2
+
+
+class MethodError(ConfigError):
+    """A method was forced that cannot serve this kernel or these dtypes."""
+
+
+class InputError(TileconvError):
+    """A raster cannot be read: missing, unreadable, corrupt or absurd."""
+
+    exit_code = 3
+
+
+class OutputExistsError(TileconvError):
+    """The output's name is taken and overwriting was not asked for."""
+
+    exit_code = 4
+
+
+class LockedError(TileconvError):
+    """Another run is writing the same output."""
+
+    exit_code = 5
+
+
+class StorageError(TileconvError):
+    """Writing failed: disk full, permission denied, input/output error."""
+
+    exit_code = 6
+
+
+class MemoryCapError(TileconvError):
+    """No plan keeps the memory cap; the message names the smallest that works."""
+
+    exit_code = 7

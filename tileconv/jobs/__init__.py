@@ -1,0 +1,1 @@
+"""One run of one job: what to do, the plan, the tiles, the commit."""
