@@ -211,7 +211,7 @@ def plan_axis(lo: int, hi: int, length: int, boundary: Boundary) -> AxisPlan:
     Every pixel of the axis is read at most once, into the position where it belongs
     if the window has that, so that a window inside the raster is one read and nothing else.
     """
-    if 0 <= lo and hi <= length:
+    if lo >= 0 and hi <= length:
         return AxisPlan(hi - lo, (Read(slice(0, hi - lo), lo, hi),), (), ())
     index = source_indices(lo, hi, length, boundary)
     position = np.arange(hi - lo, dtype=np.int64)

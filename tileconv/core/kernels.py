@@ -125,8 +125,8 @@ def centred_kernel(
     origin : (int, int)
         Moves the anchor in the user's weights. A correlation's anchor is
         ``k // 2 + origin``; a convolution's, in the flipped weights, ``k // 2 - origin``.
-        On even axes scipy.ndimage.convolve is one pixel off scipy.signal: there its
-        origin ``o`` is this one's ``o + 1``.
+        On even axes scipy.ndimage.convolve lies one pixel off scipy.signal: there its
+        origin is this one minus 1.
     name : str
     """
     weights = np.asarray(weights)
