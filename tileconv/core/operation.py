@@ -51,6 +51,12 @@ class Operation:
             case Mode.VALID:
                 return 0, 0
 
+    @property
+    def placement(self) -> Shape:
+        """Input position that output pixel (0, 0) lies on."""
+        (dy, dx), (ay, ax) = self.offset, self.kernel.anchor
+        return dy + ay, dx + ax
+
     def output_shape(self, shape: Shape) -> Shape:
         """Rows and columns of the output for an input of `shape`."""
         (rows, columns), (kr, kc) = shape, self.kernel.shape

@@ -8,12 +8,19 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tileconv.core.kernels import Kernel
+from tileconv.errors import ConfigError
+
 
 class CastCounts(NamedTuple):
     """Output samples a cast changed beyond rounding."""
 
     clipped: int = 0
     nans: int = 0
+
+    def plus(self, other: CastCounts) -> CastCounts:
+        """The counts of both, each sample counted once in either."""
+        return CastCounts(self.clipped + other.clipped, self.nans + other.nans)
 
 
 class Rule(StrEnum):
@@ -34,15 +41,215 @@ class Cast:
     rule : Rule
         SATURATE, a job's: round half to even, clip to the dtype's range and count.
         TRUNCATE, scipy.ndimage's and C's: towards zero, overflowing as scipy's does.
-    nan_fill : float or None
+    nan_fill : int, float or None
         What a NaN becomes in an integer output under SATURATE; with None it is counted in
-        `CastCounts.nans`, for the caller to refuse, and written as 0.
+        `CastCounts.nans`, for the caller to refuse, and written as 0. Filled NaNs are
+        counted there too.
+
+    Raises
+    ------
+    ConfigError
+        If `nan_fill` is no value of an integer `dtype`, or a bool output is to saturate.
     """
 
     dtype: np.dtype
     rule: Rule = Rule.SATURATE
     nan_fill: float | None = None
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dtype", np.dtype(self.dtype))
+        if self.rule is Rule.SATURATE and self.dtype.kind == "b":
+            raise ConfigError("sums do not fit a bool output; ask for uint8 or a float dtype")
+        if self.nan_fill is not None and self.dtype.kind in "iu":
+            info = np.iinfo(self.dtype)
+            if self.nan_fill != self.nan_fill // 1 or not info.min <= self.nan_fill <= info.max:
+                raise ConfigError(
+                    f"NaN fill {self.nan_fill!r} is no value of {self.dtype}; "
+                    f"use a whole number in {info.min} .. {info.max}"
+                )
+
+    def check(self, accumulator: np.dtype) -> None:
+        """Refuse outputs that sums formed in `accumulator` cannot become.
+
+        Raises
+        ------
+        ConfigError
+            For complex sums into a real output.
+        """
+        if accumulator.kind == "c" and self.dtype.kind not in "cO":
+            raise ConfigError(
+                f"the sums are complex ({accumulator}) and the output is {self.dtype}; "
+                "ask for a complex output dtype"
+            )
+
     def store(self, values: np.ndarray, out: np.ndarray) -> CastCounts:
-        """Cast `values` into `out`, of the same shape and of dtype `dtype`."""
-        raise NotImplementedError
+        """Cast `values` into `out`, of the same shape and of dtype `dtype`.
+
+        Parameters
+        ----------
+        values : ndarray
+            Sums, in any dtype `check` lets pass; not changed.
+        out : ndarray
+            Any strides.
+        """
+        if self.dtype.kind not in "iub" or values.dtype.kind == "O":
+            # A sum beyond the range of a narrower float is infinite there, as in C.
+            with np.errstate(over="ignore", invalid="ignore"):
+                np.copyto(out, values, casting="unsafe")
+            return CastCounts()
+        if values.dtype.kind in "biu":
+            return self._store_integers(values, out)
+        if self.rule is Rule.TRUNCATE:
+            out[...] = truncated(values, self.dtype)
+            return CastCounts()
+        return self._saturate(values, out)
+
+    def _store_integers(self, values: np.ndarray, out: np.ndarray) -> CastCounts:
+        if self.rule is Rule.TRUNCATE or values.dtype == self.dtype or values.dtype.kind == "b":
+            np.copyto(out, values, casting="unsafe")
+            return CastCounts()
+        have, want = np.iinfo(values.dtype), np.iinfo(self.dtype)
+        clipped = np.clip(values, max(have.min, want.min), min(have.max, want.max))
+        np.copyto(out, clipped, casting="unsafe")
+        return CastCounts(clipped=int(np.count_nonzero(clipped != values)))
+
+    def _saturate(self, values: np.ndarray, out: np.ndarray) -> CastCounts:
+        from tileconv.core.cast_loops import saturate  # Numba: only where it is used.
+
+        if values.dtype == np.float16:
+            values = values.astype(np.float32)
+        if values.dtype not in (np.float32, np.float64):
+            return self._saturate_wide(values, out)
+        info, real = np.iinfo(self.dtype), values.dtype.type
+        of = self.dtype.newbyteorder("=").type
+        # Both limits are powers of two, or 0: exact in every float, unlike the maximum.
+        direct = out.flags.c_contiguous and out.dtype.isnative
+        flat = out.reshape(-1) if direct else np.empty(out.size, of)
+        clipped, nans = saturate(
+            np.ascontiguousarray(values).reshape(-1),
+            (real(info.min), real(2.0 ** (info.bits - (info.min < 0)))),
+            (of(info.min), of(info.max), of(self.nan_fill or 0)),
+            flat,
+        )
+        if not direct:
+            out[...] = flat.reshape(out.shape)
+        return CastCounts(int(clipped), int(nans))
+
+    def _saturate_wide(self, values: np.ndarray, out: np.ndarray) -> CastCounts:
+        """The same for floats wider than Numba knows, which hold every integer of `dtype`."""
+        info = np.iinfo(self.dtype)
+        rounded, nans = np.rint(values), np.isnan(values)
+        low, high = values.dtype.type(info.min), values.dtype.type(info.max)
+        clipped = (rounded < low) | (rounded > high)
+        rounded = np.where(nans, values.dtype.type(self.nan_fill or 0), rounded)
+        np.copyto(out, np.clip(rounded, low, high), casting="unsafe")
+        return CastCounts(int(np.count_nonzero(clipped)), int(np.count_nonzero(nans)))
+
+
+def truncated(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """`values` as scipy.ndimage writes its double sums into an integer output.
+
+    NI_Correlate (scipy/ndimage/src/ni_filters.c) casts in C: towards zero, and into
+    unsigned types by negating the cast of the negated value, so that they wrap. Beyond the
+    range of the machine's own conversion C leaves the result open; this is x86-64's, whose
+    instruction gives the least integer then: of 32 bits for 8 and 16 bit outputs and int32,
+    of 64 bits for the others.
+
+    Parameters
+    ----------
+    values : ndarray of float
+    dtype : numpy.dtype
+        Integer or bool. Bool is what uint8 would be, compared with 0.
+    """
+    if dtype.kind == "b":
+        return truncated(values, np.dtype(np.uint8)) != 0
+    sums = np.asarray(values, dtype=np.float64)
+    bound = 2.0**31 if dtype.itemsize < 4 or dtype == np.int32 else 2.0**63
+    if dtype.kind == "i":
+        return _converted(sums, bound).astype(dtype)
+    positive = sums > -1.0
+    size = np.where(positive, sums, -sums)
+    if dtype.itemsize == 8:
+        high = size >= bound
+        whole = _converted(np.where(high, size - bound, size), bound)
+        whole = np.where(high, whole ^ np.iinfo(np.int64).min, whole)
+    else:
+        whole = _converted(size, bound)
+    return np.where(positive, whole, -whole).astype(dtype)
+
+
+def _converted(sums: np.ndarray, bound: float) -> np.ndarray:
+    """Towards zero into int64; ``-bound`` for what lies outside ``-bound .. bound``."""
+    inside = (sums > -bound - 1) & (sums < bound)
+    return np.where(inside, sums, -bound).astype(np.int64)
+
+
+EXACT_FLOAT32 = 2**24
+"""Whole numbers up to here are exact in float32 (IEEE 754: 24 bits of significand)."""
+
+
+def largest_magnitude(dtype: np.dtype) -> int:
+    """Largest absolute value of an integer or bool `dtype`."""
+    if dtype.kind == "b":
+        return 1
+    info = np.iinfo(dtype)
+    return max(-int(info.min), int(info.max))
+
+
+def accumulation_dtype(
+    input_dtype: np.dtype, output_dtype: np.dtype | None, kernel: Kernel
+) -> np.dtype:
+    """The dtype a job forms its sums in.
+
+    float32 for inputs of 16 bits or less and for float32, float64 or longdouble for wider
+    ones, and the complex dtype of that precision if the input or the kernel is complex.
+    float64 also where an integer output would come out wrong in float32: outputs of more
+    than 16 bits, and sums of whole numbers beyond `EXACT_FLOAT32`.
+
+    Parameters
+    ----------
+    input_dtype : numpy.dtype
+    output_dtype : numpy.dtype or None
+        What was asked for; None for the default, which is a float.
+    kernel : Kernel
+
+    Raises
+    ------
+    ConfigError
+        For pixels that are not numbers.
+    """
+    if input_dtype.kind not in "biufc" or kernel.weights.dtype.kind == "O":
+        raise ConfigError(
+            f"pixels of dtype {input_dtype} with weights of dtype {kernel.weights.dtype} "
+            "are no numbers a job can sum; use integers, floats or complex numbers"
+        )
+    real = np.result_type(np.float32, input_dtype.type(0).real.dtype)
+    if real == np.float32 and output_dtype is not None and output_dtype.kind in "iu":
+        whole = kernel.is_integral and input_dtype.kind in "biu"
+        reach = kernel.gain * largest_magnitude(input_dtype) if whole else 0.0
+        if output_dtype.itemsize > 2 or reach > EXACT_FLOAT32:
+            real = np.dtype(np.float64)
+    if input_dtype.kind == "c" or kernel.weights.dtype.kind == "c":
+        return np.result_type(real, np.complex64)
+    return real
+
+
+def default_output_dtype(input_dtype: np.dtype, kernel: Kernel) -> np.dtype:
+    """The dtype of a job's output when none is asked for: what its sums are formed in."""
+    return accumulation_dtype(input_dtype, None, kernel)
+
+
+ERROR_FACTOR = 64
+"""Every method's error is below this many eps times the kernel's gain and the largest pixel."""
+
+
+def error_bound(gain: float, max_abs: float, accumulator: np.dtype) -> float:
+    """Largest error of a float result: ``64 * eps * gain * max_abs``; 0 for integers.
+
+    eps is that of the dtype sums are formed in, gain the sum of the absolute weights. It
+    leaves room for what blocked sums and transforms lose (Higham, Accuracy and Stability of
+    Numerical Algorithms, 2002, chapters 4 and 24).
+    """
+    if accumulator.kind not in "fc":
+        return 0.0
+    return ERROR_FACTOR * float(np.finfo(accumulator).eps) * gain * max_abs

@@ -1,0 +1,5 @@
+"""``python -m tileconv`` is the command ``tileconv``."""
+
+from tileconv.cli import main
+
+main()

@@ -1,0 +1,395 @@
+"""The command door: options in, a job done, one line when it fails.
+
+Nothing but click is imported before a command runs, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from tileconv import __version__
+from tileconv.errors import ConfigError, TileconvError
+
+if TYPE_CHECKING:
+    from tileconv.jobs.config import Job
+    from tileconv.jobs.progress import Listener
+
+Command = Callable[..., None]
+
+# Option names of `convolve`, and the table and key of a config each stands for.
+_KEYS = {
+    "level": ("input", "level"),
+    "axes": ("input", "axes"),
+    "missing": ("input", "missing"),
+    "operation": ("convolution", "operation"),
+    "origin": ("convolution", "origin"),
+    "boundary": ("convolution", "boundary"),
+    "fill_value": ("convolution", "fill_value"),
+    "mode": ("convolution", "mode"),
+    "method": ("convolution", "method"),
+    "dtype": ("output", "dtype"),
+    "overflow": ("output", "overflow"),
+    "nan_fill": ("output", "nan_fill"),
+    "compression": ("output", "compression"),
+    "compression_level": ("output", "compression_level"),
+    "tile": ("output", "tile"),
+    "overwrite": ("output", "overwrite"),
+    "memory": ("run", "memory"),
+    "workers": ("run", "workers"),
+}
+
+
+def _stack(options: Iterable[Callable[[Command], Command]]) -> Callable[[Command], Command]:
+    """One decorator of many, in the order in which help shows them."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(list(options)):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def _origin(_: click.Context, __: click.Parameter, value: str | None) -> list[int] | None:
+    if value is None:
+        return None
+    try:
+        y, x = (int(part) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not Y,X, two integers like 0,-1") from None
+    return [y, x]
+
+
+_input_options = _stack(
+    [
+        click.option("--level", type=int, help="Level of a pyramid, 0 the largest.  [0]"),
+        click.option("--axes", help="Names of the input's axes, like yxs, where it has none."),
+        click.option(
+            "--missing",
+            type=click.Choice(["warn", "fill", "error"]),
+            help="Chunks the format allows to be absent: fill and say so, fill, refuse.  [warn]",
+        ),
+    ]
+)
+_convolution_options = _stack(
+    [
+        click.option(
+            "--kernel",
+            metavar="SPEC",
+            help="gaussian:sigma=2, box:size=7, sobel:axis=x, prewitt, laplace, "
+            "gaussian_laplace:sigma=2, or a file: psf.npy, weights.csv, psf.tif.",
+        ),
+        click.option(
+            "--operation",
+            type=click.Choice(["convolve", "correlate"]),
+            help="Convolution flips the kernel.  [convolve]",
+        ),
+        click.option(
+            "--origin", metavar="Y,X", callback=_origin, help="Moves the kernel's centre.  [0,0]"
+        ),
+        click.option(
+            "--boundary",
+            metavar="RULE",
+            help="Pixels outside the raster: fill, wrap, symm, nearest, mirror.  [symm]",
+        ),
+        click.option("--fill-value", type=float, help="Their value under fill.  [0]"),
+        click.option(
+            "--mode", type=click.Choice(["full", "same", "valid"]), help="Output size.  [same]"
+        ),
+        click.option(
+            "--method",
+            type=click.Choice(["auto", "reference", "direct", "separable", "fft"]),
+            help="How the kernel is applied.  [auto]",
+        ),
+    ]
+)
+_dtype_options = _stack(
+    [
+        click.option("--dtype", help="Output dtype, or input.  [what sums are formed in]"),
+        click.option(
+            "--overflow",
+            type=click.Choice(["saturate", "error"]),
+            help="Values that do not fit an integer dtype.  [saturate]",
+        ),
+        click.option("--nan-fill", type=float, help="What NaN becomes in an integer dtype."),
+    ]
+)
+_storage_options = _stack(
+    [
+        click.option(
+            "--compression",
+            metavar="CODEC",
+            help="none, deflate or zstd.  [deflate for TIFF, zstd for Zarr]",
+        ),
+        click.option("--compression-level", type=int, help="[6 for deflate, 1 for zstd]"),
+        click.option("--tile", type=int, help="Side of a TIFF tile or Zarr chunk, pixels.  [512]"),
+    ]
+)
+_run_options = _stack(
+    [
+        click.option("--overwrite", is_flag=True, default=None, help="Replace the output."),
+        click.option(
+            "--memory",
+            metavar="SIZE",
+            help="Most memory of this process, like 512MiB.  [a quarter of what it may use]",
+        ),
+        click.option("--workers", type=int, help="Threads.  [the cores it may use]"),
+    ]
+)
+_debug_option = click.option("--debug", is_flag=True, help="A traceback when it fails.")
+_json_option = click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
+_quiet_option = click.option("--quiet", is_flag=True, help="No progress.")
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Examples:\n\n\b\n"
+    "  tileconv convolve slide.tif smooth.zarr --kernel gaussian:sigma=3 --memory 512MiB\n"
+    "  tileconv run configs/quickstart.toml\n"
+    "  tileconv plan slide.tif edges.tif --kernel sobel:axis=x --dtype float32",
+)
+@click.version_option(__version__, prog_name="tileconv")
+def cli() -> None:
+    """Convolve rasters that do not fit in memory, exactly as scipy would.
+
+    A TIFF, Zarr or .npy of any size goes in, a finished TIFF or Zarr comes out; memory
+    stays under a cap, and the output's name appears only when it is complete.
+
+    Results go to stdout, progress and errors to stderr. Exit codes: 0 done, 1 a bug,
+    2 usage or configuration, 3 bad input, 4 output exists, 5 locked by another run,
+    6 storage failed, 7 memory cap cannot be kept, 130 and 143 interrupted.
+    """
+
+
+@cli.command(short_help="Convolve INPUT into OUTPUT.")
+@click.argument("input", metavar="INPUT")
+@click.argument("output", metavar="OUTPUT")
+@_convolution_options
+@_input_options
+@_dtype_options
+@_storage_options
+@_run_options
+@_json_option
+@_quiet_option
+@_debug_option
+def convolve(input: str, output: str, **options: Any) -> None:  # noqa: A002 - the argument's name
+    """Convolve INPUT, a TIFF, Zarr or .npy, into OUTPUT, a .tif or .zarr.
+
+    Defaults are in brackets.
+    """
+    _run_job(_job_of_options(input, output, options), options)
+
+
+@cli.command(short_help="Run jobs from TOML files.")
+@click.argument("configs", metavar="CONFIG...", nargs=-1, required=True)
+@_run_options
+@_json_option
+@_quiet_option
+@_debug_option
+def run(configs: tuple[str, ...], **options: Any) -> None:
+    """Run the job of each CONFIG, one after another; options given here win over it."""
+    for job in [_job_of_config(config, options) for config in configs]:
+        _run_job(job, options)
+
+
+@cli.command(short_help="Say what a job would do, and what it would take.")
+@click.argument("arguments", metavar="INPUT OUTPUT | CONFIG...", nargs=-1, required=True)
+@_convolution_options
+@_input_options
+@_dtype_options
+@_storage_options
+@_run_options
+@_json_option
+@_debug_option
+def plan(arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:  # noqa: FBT001
+    """Plan a job, given as to `convolve` or to `run`: tiles, method, memory, reads, disk.
+
+    Nothing is written.
+    """
+    from tileconv.jobs.describe import plan_dict, plan_table
+    from tileconv.jobs.limits import free_disk_bytes
+    from tileconv.jobs.run import plan as make_plan
+
+    if all(argument.endswith(".toml") for argument in arguments):
+        jobs = [_job_of_config(config, options) for config in arguments]
+    elif len(arguments) == 2:
+        jobs = [_job_of_options(*arguments, options)]
+    else:
+        raise click.UsageError(
+            f"plan takes INPUT OUTPUT, or configs ending in .toml; got {' '.join(arguments)}"
+        )
+    for job in jobs:
+        made = make_plan(job)
+        free = free_disk_bytes(job.output_path.parent)
+        if as_json:
+            _print_json(plan_dict(made) | {"free_disk_bytes": free})
+        else:
+            click.echo(plan_table(made, free))
+
+
+@cli.command(short_help="Say what is in a raster.")
+@click.argument("path")
+@_input_options
+@_json_option
+@_debug_option
+def info(path: str, as_json: bool, **options: Any) -> None:  # noqa: FBT001
+    """Say what is in the raster at PATH: shape, axes, dtype, chunks, levels."""
+    from tileconv.jobs.describe import raster_dict, raster_table
+    from tileconv.stores.absent import Missing
+    from tileconv.stores.source import open_source
+
+    with open_source(
+        Path(path),
+        level=options["level"] or 0,
+        dims=options["axes"],
+        missing=Missing(options["missing"] or "warn"),
+    ) as source:
+        raster = source.raster
+        if as_json:
+            _print_json({"path": path, **raster_dict(raster)})
+        else:
+            for name, text in [("path", path), *raster_table(raster)]:
+                click.echo(f"{name:<12} {text}")
+
+
+@cli.command(short_help="Make up a raster of any size.")
+@click.argument("path")
+@click.option(
+    "--pattern",
+    type=click.Choice(["slide", "step", "zoneplate"]),
+    default="slide",
+    show_default=True,
+    help="Stained tissue, two halves of ones, or rings of rising frequency.",
+)
+@click.option("--shape", default="16384x16384", show_default=True, help="Rows x columns [x 3].")
+@click.option("--dtype", default="uint8", show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@_storage_options
+@_run_options
+@_json_option
+@_quiet_option
+@_debug_option
+def sample(path: str, pattern: str, shape: str, dtype: str, seed: int, **options: Any) -> None:
+    """Make up a raster and write it to PATH, a .tif or .zarr.
+
+    The same pixels on every machine, whatever the workers.
+    """
+    from tileconv.jobs.config import Job
+
+    tables: dict[str, dict[str, object]] = {
+        "input": {"sample": pattern, "shape": shape, "dtype": dtype, "seed": seed},
+        "kernel": {"name": "identity"},
+        "output": {"path": path, "dtype": "input"},
+    }
+    _run_job(Job.of(_with_options(tables, options)), options)
+
+
+def _with_options(
+    tables: dict[str, dict[str, object]], options: dict[str, Any]
+) -> dict[str, dict[str, object]]:
+    """Tables of a job with the options that were given laid over them."""
+    for name, (table, key) in _KEYS.items():
+        if options.get(name) is not None:
+            tables[table] = {**tables.get(table, {}), key: options[name]}
+    return tables
+
+
+def _job_of_options(source: str, output: str, options: dict[str, Any]) -> Job:
+    from tileconv.jobs.config import Job, parse_kernel
+
+    if options["kernel"] is None:
+        raise click.UsageError("--kernel is missing; give one like gaussian:sigma=2 or psf.npy")
+    tables: dict[str, dict[str, object]] = {
+        "input": {"path": source},
+        "kernel": parse_kernel(options["kernel"]),
+        "output": {"path": output},
+    }
+    return Job.of(_with_options(tables, options))
+
+
+def _job_of_config(config: str, options: dict[str, Any]) -> Job:
+    from tileconv.jobs.config import Job
+
+    given = {name for name in ("kernel", *_KEYS) if options.get(name) is not None}
+    if given - {"overwrite", "memory", "workers"}:
+        stray = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(given))
+        raise click.UsageError(f"{stray}: write it into the config {config} instead")
+    return Job.load(config, overrides=_with_options({}, options))
+
+
+def _run_job(job: Job, options: dict[str, Any]) -> None:
+    from tileconv.jobs.run import run as run_job
+
+    listener = _listener(quiet=options["quiet"])
+    try:
+        report = run_job(job, listener=listener)
+    finally:
+        listener.stop()
+    if options["as_json"]:
+        _print_json(report.as_dict())
+
+
+def _listener(*, quiet: bool) -> Listener:
+    from tileconv.jobs.progress import BarProgress, Listener, PlainProgress
+
+    if quiet:
+        return Listener()
+    return BarProgress() if sys.stderr.isatty() else PlainProgress()
+
+
+def _print_json(value: dict[str, object]) -> None:
+    click.echo(json.dumps(value, indent=2))
+
+
+def main() -> NoReturn:
+    """Run the command line; leave with the exit code of what happened."""
+    signal.signal(signal.SIGTERM, _terminate)
+    debug = "--debug" in sys.argv
+    try:
+        code = cli.main(prog_name="tileconv", standalone_mode=False)
+    except click.exceptions.Abort:
+        code = _fail(130, "interrupted; nothing was left behind", debug=debug)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        code = ConfigError.exit_code
+    except click.ClickException as error:
+        code = _fail(ConfigError.exit_code, _one_line(error), debug=debug)
+    except TileconvError as error:
+        code = _fail(error.exit_code, str(error), debug=debug)
+    except KeyboardInterrupt:
+        code = _fail(130, "interrupted; nothing was left behind", debug=debug)
+    except Exception as error:  # noqa: BLE001 - the last line of defence
+        told = f"a bug in tileconv: {type(error).__name__}: {error}; run again with --debug"
+        code = _fail(TileconvError.exit_code, f"{told} and report what it prints", debug=debug)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(code: int, message: str, *, debug: bool) -> int:
+    """The one line a failure ends with; with --debug, the traceback before it."""
+    if debug:
+        import traceback
+
+        traceback.print_exc()
+    click.echo(f"tileconv: error[{code}]: {' '.join(message.split())}", err=True)
+    return code
+
+
+def _one_line(error: click.ClickException) -> str:
+    message = error.format_message()
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        return f"{message.rstrip('.')}; see {error.ctx.command_path} --help"
+    return message
+
+
+def _terminate(_: int, __: FrameType | None) -> NoReturn:
+    """SIGTERM ends a run as Ctrl-C does, with the exit code of its signal."""
+    click.echo("tileconv: error[143]: terminated; nothing was left behind", err=True)
+    raise SystemExit(128 + signal.SIGTERM)

@@ -1,0 +1,379 @@
+"""What the user wrote, checked: a job, from a TOML file, a mapping or the command line."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, Self, get_args, get_type_hints
+
+import msgspec
+import numpy as np
+
+from tileconv.core.boundary import boundary_named
+from tileconv.core.kernels import NAMED_KERNELS, Kernel, centred_kernel, named_weights
+from tileconv.core.operation import Mode, Operation
+from tileconv.errors import ConfigError
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Size = int | str
+
+_UNITS = {"": 1, "B": 1} | {
+    f"{prefix}{suffix}": base ** (power + 1)
+    for suffix, base in (("B", 1000), ("iB", 1024))
+    for power, prefix in enumerate("KMGT")
+}
+
+
+def parse_size(size: Size, key: str = "run.memory") -> int:
+    """Bytes of a size written ``512MiB``, ``2GB`` or as a number of bytes.
+
+    Raises
+    ------
+    ConfigError
+        If it is not a positive size.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(size))
+    units = {unit.lower(): factor for unit, factor in _UNITS.items()}
+    if match is None or match[2].lower() not in units:
+        raise ConfigError(f"{key} {size!r} is not a size; write it as 512MiB, 2GB or 800000000")
+    value = int(float(match[1]) * units[match[2].lower()])
+    if value < 1:
+        raise ConfigError(f"{key} {size!r} is not a positive size; write it as 512MiB or 2GB")
+    return value
+
+
+def parse_shape(shape: str | list[int], key: str = "input.shape") -> tuple[int, ...]:
+    """Axis lengths written ``16384x16384``, or as a list.
+
+    Raises
+    ------
+    ConfigError
+        If they are not two or more positive integers.
+    """
+    try:
+        lengths = tuple(int(part) for part in shape.split("x")) if isinstance(shape, str) else shape
+    except ValueError:
+        lengths = ()
+    if len(lengths) < 2 or min(lengths) < 1:
+        raise ConfigError(f"{key} {shape!r} is not a shape; write it as 16384x16384")
+    return tuple(lengths)
+
+
+def parse_dtype(name: str, key: str) -> np.dtype:
+    """The number dtype called `name`.
+
+    Raises
+    ------
+    ConfigError
+        If numpy knows none of that name, or it does not hold numbers.
+    """
+    try:
+        dtype = np.dtype(name)
+    except TypeError:
+        dtype = np.dtype(object)
+    if dtype.kind not in "biufc":
+        raise ConfigError(f"{key} {name!r} is not a number type; use one like uint8 or float32")
+    return dtype.newbyteorder("=")
+
+
+def parse_kernel(spec: str) -> dict[str, object]:
+    """The table ``[kernel]`` of a kernel written ``gaussian:sigma=2``, or as a file's name.
+
+    Raises
+    ------
+    ConfigError
+        If a parameter is not ``key=value``.
+    """
+    name, colon, rest = spec.partition(":")
+    if name not in NAMED_KERNELS:
+        if colon and not Path(spec).suffix:
+            named_weights(name, {})  # Raises, with the names there are.
+        return {"file": spec} if Path(spec).suffix else {"name": spec}
+    table: dict[str, object] = {"name": name}
+    for part in filter(None, rest.split(",")):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise ConfigError(f"kernel {spec!r}: {part!r} is not key=value, like sigma=2")
+        wanted = NAMED_KERNELS[name].parameters.get(key, str)
+        try:
+            table[key] = wanted(value)
+        except ValueError:
+            raise ConfigError(
+                f"kernel.{key} must be of type {wanted.__name__}, got {value!r}"
+            ) from None
+    return table
+
+
+class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One table of a job: unknown keys and wrong types are refused."""
+
+
+class Input(_Table, frozen=True, kw_only=True):
+    """``[input]``: a file, or a made-up raster."""
+
+    path: str | None = None
+    sample: Literal["slide", "step", "zoneplate"] | None = None
+    shape: str | list[int] | None = None
+    dtype: str | None = None
+    seed: int = 0
+    axes: str | None = None
+    level: Annotated[int, msgspec.Meta(ge=0)] = 0
+    missing: Literal["warn", "fill", "error"] = "warn"
+
+    def __post_init__(self) -> None:
+        if (self.path is None) == (self.sample is None):
+            raise ValueError("give either input.path or input.sample")
+        if self.sample is not None and self.shape is None:
+            raise ValueError("input.sample needs input.shape, like '16384x16384'")
+        if self.path is not None and (self.shape is not None or self.dtype is not None):
+            raise ValueError("input.shape and input.dtype belong to input.sample, not to a file")
+
+    def made_up(self) -> tuple[str, tuple[int, ...], np.dtype, int]:
+        """Pattern, shape, dtype and seed of the made-up raster; ``step`` is float64 unless told."""
+        assert self.sample is not None
+        assert self.shape is not None
+        usual = "float64" if self.sample == "step" else "uint8"
+        dtype = parse_dtype(self.dtype or usual, "input.dtype")
+        return self.sample, parse_shape(self.shape), dtype, self.seed
+
+
+class KernelSpec(_Table, frozen=True, kw_only=True):
+    """``[kernel]``: a name with its parameters, a file, or the weights themselves."""
+
+    name: str | None = None
+    sigma: float | None = None
+    truncate: float | None = None
+    size: int | None = None
+    axis: str | None = None
+    file: str | None = None
+    weights: list[list[float]] | None = None
+
+    def __post_init__(self) -> None:
+        given = [k for k in ("name", "file", "weights") if getattr(self, k) is not None]
+        if len(given) != 1:
+            what = " and ".join(f"kernel.{key}" for key in given) or "none"
+            raise ValueError(f"give one of kernel.name, kernel.file, kernel.weights; got {what}")
+        if self.name is None and self.parameters:
+            raise ValueError(
+                f"kernel.{next(iter(self.parameters))} belongs to kernel.name, "
+                f"not to kernel.{given[0]}"
+            )
+
+    @property
+    def parameters(self) -> dict[str, object]:
+        """Parameters of a named kernel that were given."""
+        keys = ("sigma", "truncate", "size", "axis")
+        return {key: value for key in keys if (value := getattr(self, key)) is not None}
+
+
+class Convolution(_Table, frozen=True, kw_only=True):
+    """``[convolution]``: how the kernel is applied."""
+
+    operation: Literal["convolve", "correlate"] = "convolve"
+    origin: tuple[int, int] = (0, 0)
+    boundary: str = "symm"
+    fill_value: float = 0.0
+    mode: Literal["full", "same", "valid"] = "same"
+    method: Literal["auto", "reference", "direct", "separable", "fft"] = "auto"
+
+
+class Output(_Table, frozen=True, kw_only=True):
+    """``[output]``: where the result goes, and in what form."""
+
+    path: str
+    dtype: str | None = None
+    overflow: Literal["saturate", "error"] = "saturate"
+    nan_fill: float | None = None
+    compression: str | None = None
+    compression_level: int | None = None
+    tile: Count | None = None
+    overwrite: bool = False
+
+
+class Run(_Table, frozen=True, kw_only=True):
+    """``[run]``: what the machine may give."""
+
+    memory: Size | None = None
+    workers: Count | None = None
+
+
+class Job(_Table, frozen=True, kw_only=True):
+    """A raster, a kernel, how to apply it, and where the result goes.
+
+    Build one with `Job.load` from a TOML file or `Job.of` from a mapping of the same
+    tables; both check every key and type.
+
+    Parameters
+    ----------
+    input, kernel, convolution, output, run
+        The tables of a config.
+    folder : str
+        What relative paths are relative to: the config's own folder.
+    """
+
+    input: Input
+    kernel: KernelSpec
+    output: Output
+    convolution: Convolution = Convolution()
+    run: Run = Run()
+    folder: str = "."
+
+    @classmethod
+    def of(cls, tables: Mapping[str, object], *, folder: str | Path = ".") -> Self:
+        """A job from a mapping of tables.
+
+        Raises
+        ------
+        ConfigError
+            Naming the key, what was found there and what is allowed.
+        """
+        if "folder" in tables:
+            raise ConfigError("unknown key folder; relative paths go by the config's own folder")
+        try:
+            job = msgspec.convert({**tables, "folder": str(folder)}, cls)
+        except msgspec.ValidationError as error:
+            raise ConfigError(_readable(str(error))) from None
+        job.output_dtype(np.dtype(np.uint8))
+        if job.run.memory is not None:
+            parse_size(job.run.memory)
+        boundary_named(job.convolution.boundary)
+        return job
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        overrides: Mapping[str, Mapping[str, object]] | None = None,
+    ) -> Self:
+        """A job from a TOML file, with `overrides` laid over the keys of its tables.
+
+        Raises
+        ------
+        ConfigError
+            The file cannot be read, is no TOML, or holds something it should not.
+        """
+        path = Path(path)
+        try:
+            with path.open("rb") as file:
+                tables = tomllib.load(file)
+        except OSError as error:
+            raise ConfigError(f"cannot read config {path}: {error.strerror}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"config {path} is not TOML: {error}") from None
+        for name, table in (overrides or {}).items():
+            if isinstance(tables.get(name, {}), dict):
+                tables[name] = {**tables.get(name, {}), **table}
+        try:
+            return cls.of(tables, folder=path.parent)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from None
+
+    def resolve(self, path: str) -> Path:
+        """`path`, relative to the job's folder."""
+        return Path(self.folder) / Path(path).expanduser()
+
+    @property
+    def output_path(self) -> Path:
+        """Where the result goes."""
+        return self.resolve(self.output.path)
+
+    def kernel_weights(self) -> tuple[np.ndarray, str]:
+        """Weights as the user wrote them, and a name for people.
+
+        Raises
+        ------
+        ConfigError
+            They are no kernel, or their file cannot be read.
+        """
+        spec = self.kernel
+        if spec.name is not None:
+            listed = ", ".join(f"{key}={value}" for key, value in spec.parameters.items())
+            name = f"{spec.name}({listed})" if listed else spec.name
+            return named_weights(spec.name, spec.parameters), name
+        if spec.file is not None:
+            from tileconv.stores.kernel_file import read_kernel
+
+            return read_kernel(self.resolve(spec.file))
+        assert spec.weights is not None
+        lengths = sorted({len(row) for row in spec.weights})
+        if len(lengths) > 1:
+            raise ConfigError(f"kernel.weights has rows of {lengths} weights; make them equal")
+        weights = np.array(spec.weights, dtype=np.float64, ndmin=2)
+        if not np.isfinite(weights).all():
+            raise ConfigError("kernel.weights holds NaN or infinity; give finite weights")
+        return weights, "weights"
+
+    def make_operation(self) -> Operation:
+        """Kernel, edge rule and mode, ready to be applied."""
+        convolution = self.convolution
+        weights, name = self.kernel_weights()
+        kernel: Kernel = centred_kernel(
+            weights,
+            convolving=convolution.operation == "convolve",
+            origin=convolution.origin,
+            name=name,
+        )
+        return Operation(
+            kernel,
+            Mode(convolution.mode),
+            boundary_named(convolution.boundary),
+            convolution.fill_value,
+        )
+
+    def output_dtype(self, input_dtype: np.dtype) -> np.dtype | None:
+        """The dtype asked for; None for the dtype sums are formed in."""
+        match self.output.dtype:
+            case None:
+                return None
+            case "input":
+                return input_dtype
+            case name:
+                return parse_dtype(name, "output.dtype")
+
+
+def as_job(job: Job | str | os.PathLike[str] | Mapping[str, object]) -> Job:
+    """A job from a job, a path to a config, or a mapping of its tables."""
+    if isinstance(job, Job):
+        return job
+    if isinstance(job, Mapping):
+        return Job.of(job)
+    return Job.load(job)
+
+
+_TABLES: Mapping[str, type[_Table]] = {
+    "": Job,
+    "input": Input,
+    "kernel": KernelSpec,
+    "convolution": Convolution,
+    "output": Output,
+    "run": Run,
+}
+
+
+def _readable(message: str) -> str:
+    """A message of msgspec in our words: the key first, and what is allowed there."""
+    text, _, path = message.partition(" - at `")
+    key = re.sub(r"\[\.\.\.\]", "", path.rstrip("`").removeprefix("$").removeprefix("."))
+    if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", text):
+        fields = (f for f in _TABLES[key].__struct_fields__ if f != "folder")
+        where = f"{key}.{unknown[1]}" if key else unknown[1]
+        return f"unknown key {where}; {key or 'a job'} takes {', '.join(fields)}"
+    if absent := re.fullmatch(r"Object missing required field `(.*)`", text):
+        return f"{key}.{absent[1]} is missing" if key else f"the table [{absent[1]}] is missing"
+    if text.startswith("Invalid enum value"):
+        table, _, field = key.rpartition(".")
+        listed = ", ".join(_choices(get_type_hints(_TABLES[table])[field]))
+        return f"{key}: {text.removeprefix('Invalid enum value ')} is not one of {listed}"
+    # A check of ours names its keys itself.
+    return f"{key}: {text}" if key and text.startswith("Expected") else text
+
+
+def _choices(hint: object) -> list[str]:
+    """The strings that a Literal, or a Literal or None, allows."""
+    if isinstance(hint, str):
+        return [repr(hint)]
+    return [choice for part in get_args(hint) for choice in _choices(part)]

@@ -1,0 +1,339 @@
+"""How a job will be done, decided before a pixel is read: tiles, order, memory, reads.
+
+The planner sees descriptions, never files: planning a raster of a petapixel takes as
+long as planning a thumbnail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from tileconv.core.boundary import Boundary
+from tileconv.core.engines import build_engine
+from tileconv.core.engines.base import Engine
+from tileconv.core.grid import Region, Shape, TileGrid, align_down, align_up, ceil_div
+from tileconv.core.methods import Choice, choose
+from tileconv.core.operation import Operation
+from tileconv.core.pixels import Cast, accumulation_dtype, default_output_dtype
+from tileconv.core.raster import Raster
+from tileconv.errors import ConfigError, InputError, MemoryCapError
+from tileconv.jobs.config import Job
+from tileconv.jobs.memory import MIB, Memory
+from tileconv.stores.layout import Layout
+from tileconv.stores.sink import format_of, plan_layout
+from tileconv.stores.tiff_tags import TiffTags
+
+MAX_TILE_PIXELS = 1 << 24
+"""Largest tile, so that a run can be watched, stopped and gone on with."""
+
+MAX_TILES = 1 << 40
+"""Most tiles of a run; a raster that needs more is a mistake or an attack."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Work:
+    """What is to be computed, whatever the memory and the workers: the job, resolved.
+
+    Everything a pixel's value depends on is here, and nothing else.
+
+    Parameters
+    ----------
+    source : Raster
+        The input.
+    operation : Operation
+    choice : Choice
+        The method and why it was chosen.
+    engine : Engine
+        The method, prepared for this kernel.
+    block_dtype : numpy.dtype
+        Of extended blocks: the input's, or a wider one where the fill value needs it.
+    cast : Cast
+        How sums become output pixels.
+    refuse_clipped : bool
+        Whether a value outside the output's range is an error.
+    layout : Layout
+        The output.
+    """
+
+    source: Raster
+    operation: Operation
+    choice: Choice
+    engine: Engine
+    block_dtype: np.dtype
+    cast: Cast
+    refuse_clipped: bool
+    layout: Layout
+
+    @property
+    def output_shape(self) -> Shape:
+        """Rows and columns of an output plane."""
+        return self.layout.raster.spatial
+
+    def computed(self, region: Region) -> Region:
+        """What the engine computes for a tile: the tile, out to the engine's own lattice."""
+        whole = Region.of_shape(self.output_shape)
+        return region.align_out(self.engine.lattice).intersect(whole)
+
+    def window(self, region: Region) -> Region:
+        """Input positions read for a tile."""
+        return self.operation.window(self.computed(region))
+
+
+def resolve(job: Job, source: Raster, tags: TiffTags | None = None) -> Work:
+    """What `job` computes from a raster like `source`.
+
+    Parameters
+    ----------
+    job : Job
+    source : Raster
+        Description of the input.
+    tags : TiffTags or None
+        Metadata a TIFF output carries on.
+
+    Raises
+    ------
+    ConfigError
+        The kernel, the dtype or the method does not fit the raster.
+    InputError
+        The raster's dtype cannot be convolved.
+    """
+    if source.dtype.kind not in "biufc":
+        raise InputError(f"pixels of dtype {source.dtype} cannot be convolved; convert them first")
+    operation = job.make_operation()
+    kernel = operation.kernel
+    output_shape = operation.output_shape(source.spatial)
+    if 0 in output_shape and 0 not in source.shape:
+        raise ConfigError(
+            f"mode 'valid' leaves no pixel: the kernel has {kernel.shape[0]} x {kernel.shape[1]} "
+            f"weights, the raster {source.spatial[0]} x {source.spatial[1]} pixels; "
+            "use mode 'same'"
+        )
+    dtype = job.output_dtype(source.dtype) or default_output_dtype(source.dtype, kernel)
+    accumulator = accumulation_dtype(source.dtype, dtype, kernel)
+    if accumulator.kind == "c" and dtype.kind != "c":
+        raise ConfigError(f"output.dtype {dtype} cannot hold complex results; use {accumulator}")
+    choice = choose(
+        kernel,
+        source.dtype,
+        accumulator,
+        output_dtype=dtype,
+        forced=job.convolution.method,
+    )
+    axis = source.y_axis
+    output = Raster(
+        (*source.shape[:axis], *output_shape, *source.shape[axis + 2 :]), dtype, source.dims
+    )
+    file_format = format_of(job.output_path)
+    same_place = None if tags is None else tags.moved(operation.placement)
+    return Work(
+        source=source,
+        operation=operation,
+        choice=choice,
+        engine=build_engine(choice.method, kernel, accumulator),
+        block_dtype=_block_dtype(source.dtype, accumulator, operation),
+        cast=Cast(dtype, nan_fill=job.output.nan_fill),
+        refuse_clipped=job.output.overflow == "error",
+        layout=plan_layout(
+            file_format,
+            output,
+            compression=job.output.compression,
+            level=job.output.compression_level,
+            tags=same_place if file_format == "tiff" else None,
+        ),
+    )
+
+
+def _block_dtype(dtype: np.dtype, accumulator: np.dtype, operation: Operation) -> np.dtype:
+    """The input's dtype, or the accumulator where that cannot hold the fill value."""
+    if operation.boundary is not Boundary.FILL:
+        return dtype
+    with np.errstate(all="ignore"):
+        held = np.array(operation.fill_value).astype(dtype)
+    return dtype if held == operation.fill_value else accumulator
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """How a job will be done.
+
+    Parameters
+    ----------
+    work : Work
+        What is computed.
+    grid : TileGrid
+        The tiles and their order.
+    workers : int
+    cap_bytes : int
+        The memory cap.
+    cache_bytes : int
+        Of decoded chunks.
+    memory : Memory
+        Peak bytes, part by part.
+    read_amplification : float
+        Bytes decoded over bytes in the raster.
+    """
+
+    work: Work
+    grid: TileGrid
+    workers: int
+    cap_bytes: int
+    cache_bytes: int
+    memory: Memory
+    read_amplification: float
+
+
+def make_plan(work: Work, *, cap_bytes: int, workers: int, baseline_bytes: int) -> Plan:
+    """The cheapest tiles and order whose peak memory stays within the cap.
+
+    Parameters
+    ----------
+    work : Work
+    cap_bytes : int
+        Most bytes the process may have in memory.
+    workers : int
+    baseline_bytes : int
+        What the interpreter and the libraries take.
+
+    Raises
+    ------
+    MemoryCapError
+        Nothing fits; names the smallest cap that would.
+    """
+    if 0 in work.layout.raster.shape:
+        grid = TileGrid(work.output_shape, work.layout.unit, work.source.planes)
+        memory = Memory.of(work, grid.tile, workers=0, cache_bytes=0, baseline_bytes=baseline_bytes)
+        return Plan(work, grid, workers, cap_bytes, 0, memory, 1.0)
+    best: tuple[float, Plan] | None = None
+    least: int | None = None
+    for tile in _tile_shapes(work.layout.unit, work.output_shape):
+        bare = Memory.of(work, tile, workers=workers, cache_bytes=0, baseline_bytes=baseline_bytes)
+        least = bare.peak_bytes if least is None else min(least, bare.peak_bytes)
+        if bare.peak_bytes > cap_bytes:
+            continue
+        grid, cache_bytes, amplification = _panels(work, tile, workers, cap_bytes - bare.peak_bytes)
+        memory = bare.with_cache(cache_bytes)
+        plan = Plan(work, grid, workers, cap_bytes, cache_bytes, memory, amplification)
+        cost = _cost(plan)
+        if best is None or cost < best[0]:
+            best = cost, plan
+    if best is None:
+        assert least is not None
+        raise MemoryCapError(
+            f"a memory cap of {cap_bytes / MIB:.0f} MiB cannot be kept with {workers} "
+            f"worker{'s' if workers > 1 else ''}: the smallest that can is "
+            f"{ceil_div(least, MIB)} MiB; raise --memory or lower --workers"
+        )
+    if len(best[1].grid) > MAX_TILES:
+        raise InputError(f"the raster needs {len(best[1].grid)} tiles, more than {MAX_TILES}")
+    return best[1]
+
+
+def _tile_shapes(unit: Shape, shape: Shape) -> Iterator[Shape]:
+    """Tiles of whole write units: square ones, wide ones, and whatever covers a small raster."""
+    seen = set()
+    steps = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+    for down in steps:
+        for across in steps:
+            if not down <= across <= 4 * down:
+                continue
+            tile = (
+                min(down * unit[0], align_up(shape[0], unit[0])),
+                min(across * unit[1], align_up(shape[1], unit[1])),
+            )
+            fits = tile == unit or tile[0] * tile[1] <= MAX_TILE_PIXELS
+            if fits and tile not in seen:
+                seen.add(tile)
+                yield tile
+
+
+def _panels(work: Work, tile: Shape, workers: int, spare_bytes: int) -> tuple[TileGrid, int, float]:
+    """The widest panels whose chunks the cache can hold until the next row of tiles reads them.
+
+    Returns the grid, the cache's bytes and the read amplification.
+    """
+    shape, source = work.output_shape, work.source
+    across = ceil_div(shape[1], tile[1])
+    if source.chunk is None:
+        grid = TileGrid(shape, tile, source.planes)
+        rows = _read_length(work, 0, tile[0], 1)
+        columns = _read_length(work, 1, tile[1], 1)
+        return grid, 0, rows * columns / max(1, source.spatial[0] * source.spatial[1])
+    chunk_rows = _chunk_span(work, 0, tile[0])
+    chunk_bytes = source.chunk_planes * source.pixel_bytes
+    # Tiles ahead of the one a chunk is kept for: those in the hands of the workers.
+    ahead = workers * chunk_rows * _chunk_span(work, 1, tile[1])
+    panel = across
+    while panel >= 1:
+        need = (chunk_rows * _chunk_span(work, 1, panel * tile[1]) + ahead) * chunk_bytes
+        if need <= spare_bytes:
+            rows = source.spatial[0]
+            columns = _read_length(work, 1, panel * tile[1], source.chunk[1])
+            break
+        panel //= 2
+    else:
+        panel, need = across, 0
+        rows = _read_length(work, 0, tile[0], source.chunk[0])
+        columns = _read_length(work, 1, tile[1], source.chunk[1])
+    grid = TileGrid(shape, tile, source.planes, None if panel == across else panel)
+    return grid, need, rows * columns / (source.spatial[0] * source.spatial[1])
+
+
+def _window_1d(work: Work, axis: int, start: int, stop: int) -> tuple[int, int]:
+    """Rows or columns that the outputs ``start:stop`` of an axis read, inside the raster."""
+    length = work.output_shape[axis]
+    region = (
+        Region((start, 0), (min(stop, length), 1))
+        if axis == 0
+        else Region((0, start), (1, min(stop, length)))
+    )
+    window = work.window(region)
+    limit = work.source.spatial[axis]
+    return max(0, min(window.start[axis], limit)), max(0, min(window.stop[axis], limit))
+
+
+def _read_length(work: Work, axis: int, step: int, chunk: int) -> int:
+    """Pixels of an axis decoded in all, when each `step` outputs decode their own chunks."""
+    length, limit = work.output_shape[axis], work.source.spatial[axis]
+    count = ceil_div(length, step)
+    # The first, the last, and one in between that stands for all the others.
+    total = 0
+    for index, times in ((0, 1), (1, max(0, count - 2)), (count - 1, 1 if count > 1 else 0)):
+        lo, hi = _window_1d(work, axis, index * step, (index + 1) * step)
+        total += times * (min(align_up(hi, chunk), limit) - align_down(lo, chunk))
+    return total
+
+
+def _chunk_span(work: Work, axis: int, step: int) -> int:
+    """Most pixels of whole chunks that `step` outputs touch along an axis."""
+    assert work.source.chunk is not None
+    chunk, limit = work.source.chunk[axis], work.source.spatial[axis]
+    reach = work.operation.kernel.shape[axis] - 1
+    lattice = work.engine.lattice[axis]
+    return min(align_up(align_up(step, lattice) + reach, chunk) + chunk, align_up(limit, chunk))
+
+
+# Rough costs of moving pixels, ns a byte, on one core of a 2-core x86-64 machine, 2026-11;
+# they only have to rank tilings of one job.
+_DECODE_NS = 3.0
+_RAW_NS = 0.3
+_TILE_NS = 2e6
+
+
+def _cost(plan: Plan) -> float:
+    """Estimated ns a pixel: what grows when tiles are small, uneven, or read twice."""
+    work, grid = plan.work, plan.grid
+    rows, columns = (min(t, n) for t, n in zip(grid.tile, work.output_shape, strict=True))
+    typical = Region((0, 0), (rows, columns))
+    waste = work.computed(typical).area / typical.area
+    read_ns = _RAW_NS if work.source.compression == "none" else _DECODE_NS
+    pixel = (
+        work.choice.ns_per_pixel * waste * work.source.samples
+        + read_ns * work.source.pixel_bytes * plan.read_amplification
+        + _RAW_NS * work.source.pixel_bytes * work.window(typical).area / typical.area
+        + _TILE_NS / typical.area
+    )
+    count = len(grid)
+    return pixel * ceil_div(count, plan.workers) * plan.workers / count

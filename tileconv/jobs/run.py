@@ -1,0 +1,157 @@
+"""One run of one job: source -> plan -> tiles -> engine -> sink."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from tileconv.errors import ConfigError, StorageError
+from tileconv.jobs.config import Job, as_job, parse_size
+from tileconv.jobs.executors import local_executor, run_bounded
+from tileconv.jobs.limits import (
+    default_memory_cap,
+    free_disk_bytes,
+    resident_bytes,
+    usable_cores,
+)
+from tileconv.jobs.memory import baseline_bytes
+from tileconv.jobs.plan import Plan, Work, make_plan, resolve
+from tileconv.jobs.progress import Listener
+from tileconv.jobs.report import Report
+from tileconv.jobs.staging import check_output, stage
+from tileconv.jobs.tile_task import TileTask
+from tileconv.stores.absent import Missing
+from tileconv.stores.chunk_cache import ChunkCache
+from tileconv.stores.sink import format_of, open_sink
+from tileconv.stores.source import Source, open_source
+
+JobLike = Job | str | os.PathLike[str] | Mapping[str, object]
+
+
+def run(job: JobLike, *, listener: Listener | None = None) -> Report:
+    """Run a job: convolve its raster into its output, within its memory cap.
+
+    Parameters
+    ----------
+    job : Job, path to a TOML config, or mapping of its tables
+    listener : Listener or None
+        Is told of the plan, of each tile, and of the end.
+
+    Returns
+    -------
+    Report
+        What was done, and what it took.
+
+    Raises
+    ------
+    TileconvError
+        Nothing stands under the output's name then.
+    """
+    job, listener = as_job(job), listener or Listener()
+    cache = ChunkCache(0)
+    check_names(job)
+    with open_input(job, cache) as source:
+        plan = plan_for(job, source)
+        cache.capacity_bytes = plan.cache_bytes
+        check_disk(plan, job.output_path)
+        report = Report(plan, str(job.output_path))
+        listener.started(plan)
+        with stage(job.output_path, overwrite=job.output.overwrite) as staging:
+            warm_up(plan.work)
+            sink = open_sink(plan.work.layout, staging.result)
+            try:
+                task = TileTask(plan.work, source, sink)
+                with local_executor(plan.workers) as executor:
+                    for result in run_bounded(executor, task, plan.grid, plan.workers + 1):
+                        report.add(result)
+                        listener.advanced(report)
+                sink.finish()
+            finally:
+                sink.close()
+            staging.commit()
+        report.decoded_bytes = cache.load_bytes
+        report.absent_chunks, report.absent_first = source.absent.count, source.absent.first
+        report.close()
+    listener.finished(report)
+    return report
+
+
+def plan(job: JobLike) -> Plan:
+    """How a job would be done, and what it will take; nothing is written.
+
+    Parameters
+    ----------
+    job : Job, path to a TOML config, or mapping of its tables
+
+    Raises
+    ------
+    TileconvError
+        As `run` would, before its first tile.
+    """
+    job = as_job(job)
+    check_names(job)
+    with open_input(job, ChunkCache(0)) as source:
+        return plan_for(job, source)
+
+
+def check_names(job: Job) -> None:
+    """Refuse what can be refused from the names alone, before a file is opened."""
+    source = None if job.input.path is None else job.resolve(job.input.path)
+    if source is not None and not os.path.lexists(source):
+        raise ConfigError(f"input {source} does not exist; check input.path")
+    format_of(job.output_path)
+    check_output(job.output_path, source, overwrite=job.output.overwrite)
+    job.kernel_weights()
+
+
+def open_input(job: Job, cache: ChunkCache) -> Source:
+    """The job's source: its file, or its made-up raster."""
+    spec = job.input
+    if spec.sample is not None:
+        from tileconv.stores.sample_source import SampleSource
+
+        return SampleSource(*spec.made_up())
+    assert spec.path is not None
+    return open_source(
+        job.resolve(spec.path),
+        level=spec.level,
+        dims=spec.axes,
+        missing=Missing(spec.missing),
+        cache=cache,
+    )
+
+
+def plan_for(job: Job, source: Source) -> Plan:
+    """The plan of a job for an open source."""
+    work = resolve(job, source.raster, getattr(source, "tags", None))
+    cap = default_memory_cap() if job.run.memory is None else parse_size(job.run.memory)
+    baseline = max(baseline_bytes(work), resident_bytes())
+    workers = job.run.workers or usable_cores()
+    return make_plan(work, cap_bytes=cap, workers=workers, baseline_bytes=baseline)
+
+
+def check_disk(plan: Plan, output: Path) -> None:
+    """Refuse to start what cannot end: an output of known size that the disk has no room for.
+
+    Raises
+    ------
+    StorageError
+    """
+    layout = plan.work.layout
+    free = free_disk_bytes(output.parent)
+    if layout.compression == "none" and layout.max_bytes > free:
+        raise StorageError(
+            f"output {output} needs {layout.max_bytes} bytes, the disk has {free} free; "
+            "free some, choose another folder, or compress the output"
+        )
+
+
+def warm_up(work: Work) -> None:
+    """Compile or load the engine's machine code once, before threads would all do it."""
+    rows, columns = work.operation.kernel.shape
+    samples = work.source.samples
+    block = np.zeros((rows, columns, samples), work.block_dtype)
+    work.engine.apply(block, np.empty((1, 1, samples), work.cast.dtype), work.cast)

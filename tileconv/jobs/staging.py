@@ -1,0 +1,212 @@
+"""Work beside the output, and the one step that gives it its name.
+
+A run writes into a staging folder next to the output, ``.NAME.tileconv``, which it
+locks; the kernel frees the lock when the process dies. When everything is written, the
+result is renamed to its final name, which therefore never exists incomplete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tileconv.errors import ConfigError, LockedError, OutputExistsError, StorageError
+
+_AT_FDCWD = -100
+_RENAME_NOREPLACE = 1
+_RENAME_EXCHANGE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Staging:
+    """A locked staging folder for one output.
+
+    Parameters
+    ----------
+    output : Path
+        The final name.
+    folder : Path
+        The staging folder beside it.
+    overwrite : bool
+        Whether an output that is there is replaced at the commit.
+    """
+
+    output: Path
+    folder: Path
+    overwrite: bool
+
+    @property
+    def result(self) -> Path:
+        """Where the sink writes; it becomes `output` at the commit."""
+        return self.folder / self.output.name
+
+    def commit(self) -> None:
+        """Give the result its final name, in one atomic step.
+
+        Raises
+        ------
+        OutputExistsError
+            The name was taken meanwhile and overwriting was not asked for.
+        StorageError
+            The file system refuses.
+        """
+        try:
+            if not self.overwrite:
+                _rename_if_free(self.result, self.output)
+            elif self.result.is_dir() or self.output.is_dir():
+                _exchange(self.result, self.output)
+            else:
+                self.result.replace(self.output)
+        except FileExistsError:
+            raise OutputExistsError(_taken(self.output)) from None
+        except OSError as error:
+            raise StorageError(
+                f"cannot move the finished output to {self.output}: {error.strerror}"
+            ) from None
+
+
+def check_output(output: Path, source: Path | None, *, overwrite: bool) -> None:
+    """Refuse an output that is in the way or in the input, before anything is created.
+
+    Raises
+    ------
+    ConfigError
+        The output is the input, lies inside it, or holds it.
+    OutputExistsError
+        The name is taken and `overwrite` is false.
+    StorageError
+        The folder it would lie in cannot be written.
+    """
+    if source is not None:
+        real_output, real_source = output.resolve(), source.resolve()
+        same = output.exists() and source.exists() and output.samefile(source)
+        if same or real_output == real_source:
+            raise ConfigError(f"output {output} is the input; choose another name")
+        if real_output.is_relative_to(real_source):
+            raise ConfigError(f"output {output} lies inside the input {source}; choose another")
+        if real_source.is_relative_to(real_output):
+            raise ConfigError(f"output {output} holds the input {source}; choose another name")
+    if os.path.lexists(output) and not overwrite:
+        raise OutputExistsError(_taken(output))
+    parent = output.absolute().parent
+    while not os.path.lexists(parent):
+        parent = parent.parent
+    if not parent.is_dir():
+        raise ConfigError(f"output {output}: {parent} is not a folder; choose another name")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise StorageError(f"cannot write into {parent}: permission denied; choose another folder")
+
+
+@contextlib.contextmanager
+def stage(output: Path, *, overwrite: bool) -> Iterator[Staging]:
+    """A staging folder for `output`, locked while the context lasts, and gone after it.
+
+    Raises
+    ------
+    LockedError
+        Another run is writing the same output.
+    StorageError
+        The folder cannot be made.
+    """
+    output = output.absolute()
+    made = [p for p in (output.parent, *output.parent.parents) if not p.exists()]
+    folder = output.with_name(f".{output.name}.tileconv")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise StorageError(f"cannot make {folder}: {error.strerror}") from None
+    try:
+        _lock(lock, folder, output)
+    except BaseException:
+        os.close(lock)
+        raise
+    try:
+        _empty(folder)
+        yield Staging(output, folder, overwrite)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        for parent in made:
+            with contextlib.suppress(OSError):  # It holds the output now.
+                parent.rmdir()
+        os.close(lock)
+
+
+def _lock(descriptor: int, folder: Path, output: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            raise StorageError(f"cannot lock {folder}: {error.strerror}") from None
+        raise LockedError(
+            f"another run is writing {output}; wait for it, or choose another output"
+        ) from None
+    # The run that held the lock may have removed the folder between our open and lock.
+    if not folder.exists() or not os.path.samestat(os.fstat(descriptor), folder.stat()):
+        raise LockedError(f"another run has just finished {output}; start again")
+
+
+def _empty(folder: Path) -> None:
+    """Remove what a killed run left: it cannot be gone on with."""
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+def _rename_if_free(source: Path, target: Path) -> None:
+    """Rename, or raise FileExistsError: never over something that is there."""
+    try:
+        _renameat2(source, target, _RENAME_NOREPLACE)
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.EINVAL):
+            raise
+        if source.is_dir():  # An empty folder is the most that rename would replace.
+            if os.path.lexists(target):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
+            source.rename(target)
+        else:
+            os.link(source, target)
+
+
+def _exchange(source: Path, target: Path) -> None:
+    """Let `source` take the name of a folder, or a folder that of a file, if there is one.
+
+    A folder cannot be renamed over another: the two change places, and the old one is
+    removed with the staging folder.
+    """
+    if not os.path.lexists(target):
+        source.rename(target)
+        return
+    try:
+        _renameat2(source, target, _RENAME_EXCHANGE)
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.EINVAL):
+            raise
+        aside = source.with_name(f"{source.name}.old")
+        target.rename(aside)
+        source.rename(target)
+
+
+def _renameat2(source: Path, target: Path, flags: int) -> None:
+    """Linux's renameat2, which Python does not offer; OSError(ENOSYS) elsewhere."""
+    try:
+        call = ctypes.CDLL(None, use_errno=True).renameat2
+    except AttributeError:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS)) from None
+    failed = call(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), flags)
+    if failed:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
+def _taken(output: Path) -> str:
+    return f"output {output} exists; choose another name, or replace it with --overwrite"

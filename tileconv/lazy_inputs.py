@@ -1,0 +1,161 @@
+"""What lazy functions take: paths, numpy, zarr and dask arrays, seen as one thing.
+
+Nothing is read here but descriptions: shape, dtype, chunks.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import numpy as np
+from dask.array.core import normalize_chunks
+from dask.base import tokenize
+
+from tileconv.core.grid import align_down, ceil_div
+from tileconv.core.raster import Raster
+from tileconv.lazy_graph import BlockWork, Chunks, convolved, convolved_dask, source_array
+from tileconv.stores.source import Source, open_source
+
+BLOCK_BYTES = 32 << 20
+"""Size of the blocks a file or an array is cut into: large beside a halo, small beside memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """An input, not read: at most one of its three kinds.
+
+    Parameters
+    ----------
+    shape : tuple of int
+    dtype : numpy.dtype
+    source : Source or None
+        A file; its y and x are the raster's.
+    dask : dask.array.Array or None
+    array : object or None
+        What is indexed by slices: a numpy or zarr array.
+    token : str
+        The same for the same pixels.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    token: str
+    source: Source | None = None
+    dask: da.Array | None = None
+    array: Any = None
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    def whole(self) -> np.ndarray:
+        """Every pixel, read or computed now: for kernels."""
+        if self.array is not None:
+            return np.asarray(self.array[...])
+        lazy = self.dask if self.source is None else self.opened()
+        return np.asarray(lazy.compute())
+
+    def opened(self) -> da.Array:
+        """The lazy array of a file."""
+        assert self.source is not None
+        return source_array(
+            self.source, source_chunks(self.source.raster), f"tileconv-open-{self.token}"
+        )
+
+    def convolved(self, work: BlockWork, name: str) -> da.Array:
+        """The lazy result of `work`, whose axes are this input's."""
+        if self.dask is not None:
+            return convolved_dask(self.dask, work, name)
+        if self.source is None:
+            return convolved(self.array, _array_chunks(self.array), work, name)
+        if self.source.raster.y_axis == work.axes.y and work.axes.x == work.axes.y + 1:
+            chunks = source_chunks(self.source.raster)
+            return convolved(self.source, chunks, work, name, from_source=True)
+        # The kernel runs over other axes than the file's own y and x.
+        return convolved_dask(self.opened(), work, name)
+
+
+def pixels_of(given: Any) -> Pixels:
+    """An input of any kind, described.
+
+    Raises
+    ------
+    InputError
+        A path that cannot be read as a raster.
+    ValueError
+        A dask array whose chunk sizes are not known.
+    """
+    if isinstance(given, Pixels):
+        return given
+    if isinstance(given, (str, os.PathLike)):
+        return file_pixels(Path(given))
+    if isinstance(given, da.Array):
+        if any(math.isnan(size) for size in given.shape):
+            raise ValueError(
+                f"the chunk sizes of this dask array are not known (shape {given.shape}); "
+                "call its compute_chunk_sizes() first"
+            )
+        return Pixels(given.shape, given.dtype, given.name, dask=given)
+    if not all(hasattr(given, name) for name in ("shape", "dtype", "chunks", "__getitem__")):
+        given = np.asarray(given)
+    return Pixels(tuple(given.shape), np.dtype(given.dtype), tokenize(given), array=given)
+
+
+def file_pixels(path: Path, **options: Any) -> Pixels:
+    """A raster file, opened and described; `options` are `open_source`'s."""
+    source = open_source(path, **options)
+    raster = source.raster
+    token = tokenize(os.path.abspath(path), _identity(path), sorted(options.items()))
+    return Pixels(raster.shape, raster.dtype, token, source=source)
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    """What changes when a file is replaced or a directory's own entries change."""
+    stat = path.stat()
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def _array_chunks(array: Any) -> Chunks:
+    """Chunks for an array that tasks read themselves: whole stored ones, where it has them."""
+    stored = getattr(array, "shards", None) or getattr(array, "chunks", None)
+    found = normalize_chunks(
+        "auto", array.shape, limit=BLOCK_BYTES, dtype=array.dtype, previous_chunks=stored
+    )
+    return tuple(tuple(int(size) for size in sizes) for sizes in found)
+
+
+def source_chunks(raster: Raster, target_bytes: int = BLOCK_BYTES) -> Chunks:
+    """Chunks a file is read by: whole storage chunks, about `target_bytes` each.
+
+    Rows first where chunks are as wide as the raster (strips), square otherwise. Small
+    planes are read several at once; samples are never taken apart.
+    """
+    rows, columns = raster.spatial
+    chunk_rows, chunk_columns = raster.chunk or (1, 1)
+    pixels = max(1, target_bytes // max(1, raster.pixel_bytes))
+    side = math.isqrt(pixels)
+    width = min(columns, max(chunk_columns, align_down(side, chunk_columns)))
+    height = min(rows, max(chunk_rows, align_down(pixels // max(1, width), chunk_rows)))
+    width = min(columns, max(width, align_down(pixels // max(1, height), chunk_columns)))
+    planes = max(raster.chunk_planes, pixels // max(1, rows * columns)) if height == rows else 1
+    sizes = [*raster.plane_shape, height, width, *raster.sample_shape]
+    for axis in reversed(range(raster.y_axis)):
+        sizes[axis] = min(raster.shape[axis], max(1, planes))
+        planes = planes // max(1, raster.shape[axis])
+    return tuple(_cut(length, size) for length, size in zip(raster.shape, sizes, strict=True))
+
+
+def _cut(length: int, size: int) -> tuple[int, ...]:
+    """`length` in pieces of `size`, the last perhaps smaller; one empty piece for nothing."""
+    if length == 0:
+        return (0,)
+    count = ceil_div(length, size)
+    return (size,) * (count - 1) + (length - size * (count - 1),)

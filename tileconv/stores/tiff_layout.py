@@ -1,0 +1,311 @@
+"""What a TIFF output will be: tile shape, codec, meaning of its samples; pure.
+
+=============  ======================================================================
+raster axes    in the TIFF
+=============  ======================================================================
+y, x           a page of tiles
+... y x        a page for each plane; the first page says the shape, as tifffile does
+... s y x      planar: the samples of a page are stored one after another
+y x ...        interleaved samples
+=============  ======================================================================
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tileconv.core.grid import Shape, TileGrid, align_down, align_up
+from tileconv.core.raster import Raster
+from tileconv.errors import ConfigError, InputError
+from tileconv.stores.layout import Layout
+from tileconv.stores.tiff_directory import FileMap, Page, file_map
+from tileconv.stores.tiff_tags import TiffTags
+
+TILE = 512
+TILE_BYTES_MAX = 8 << 20
+"""A tile of many samples is made smaller than 512 pixels until it has at most these bytes."""
+
+BATCH_BYTES = 4 << 20
+"""Encoded tiles that one call of `write` gathers before they go to the file, side by side."""
+
+_LIMIT = 2**32 - 1
+_SAMPLES_LIMIT = 2**16 - 1
+_BLACK, _RGB, _YCBCR = 1, 2, 6
+_COLOURS = {0: 1, _BLACK: 1, _RGB: 3, 5: 4, 8: 3, 9: 3}
+"""Colour samples of each photometric interpretation that raw samples can have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Codec:
+    """A compression of TIFF tiles.
+
+    Parameters
+    ----------
+    tag : int
+        Value of the Compression tag.
+    default, highest : int or None
+        Levels, from 1; None for a codec without.
+    """
+
+    tag: int
+    default: int | None = None
+    highest: int | None = None
+
+    def bound(self, raw_bytes: int) -> int:
+        """Most bytes that `raw_bytes` are encoded in, from the worst case of each format."""
+        match self.tag:
+            case 1:
+                return raw_bytes
+            case 5:  # codes of at most 12 bits, each for at least 8
+                return raw_bytes + raw_bytes // 2 + 64
+            case 8:  # stored blocks of at least 5000 bytes, 5 bytes before each
+                return raw_bytes + raw_bytes // 1000 + 64
+            case _:  # ZSTD_COMPRESSBOUND
+                return raw_bytes + raw_bytes // 256 + 64 + (1 << 10)
+
+    def working_bytes(self, level: int | None, raw_bytes: int) -> int:
+        """Most memory that encoding a tile takes, its result included.
+
+        The result at its bound and cut to length, and the encoder's own tables: measured
+        with imagecodecs 2026.3.6 on noise, rounded up.
+        """
+        match self.tag:
+            case 1:
+                return 0
+            case 5:  # the result grows by doubling
+                return 3 * self.bound(raw_bytes) + (1 << 20)
+            case 8:  # from level 10 on libdeflate searches for the shortest encoding
+                return 2 * self.bound(raw_bytes) + ((12 if (level or 0) > 9 else 1) << 20)
+            case _:
+                return 2 * self.bound(raw_bytes) + (4 << 20) + 20 * raw_bytes
+
+
+CODECS = {
+    "deflate": Codec(8, default=6, highest=12),
+    "none": Codec(1),
+    "lzw": Codec(5),
+    "zstd": Codec(50000, default=3, highest=19),
+}
+"""Compressions by name. libvips's Python wheel reads zstd TIFF as zeros, without an error,
+and old readers do not read it at all: it is for those who know their readers."""
+
+
+def tiff_layout(
+    raster: Raster,
+    *,
+    compression: str | None = None,
+    level: int | None = None,
+    tags: TiffTags | None = None,
+) -> Layout:
+    """How a raster is stored as TIFF.
+
+    Parameters
+    ----------
+    raster : Raster
+        Shape, dtype and axes of the output.
+    compression : str or None
+        ``"deflate"`` (the default), ``"none"``, ``"lzw"`` or ``"zstd"``.
+    level : int or None
+        From 1; None for the codec's default (deflate 6, zstd 3).
+    tags : TiffTags or None
+        Tags carried over from the input.
+
+    Raises
+    ------
+    ConfigError
+        Unknown compression, level out of range, or a dtype that TIFF cannot hold.
+    InputError
+        An empty raster, or one beyond what TIFF can count.
+    """
+    name = "deflate" if compression is None else compression
+    codec, level = _checked_codec(name, level)
+    _check_dtype(raster.dtype)
+    _check_shape(raster)
+    tile = _tile_shape(raster)
+    stored = replace(raster, chunk=tile, chunk_planes=1, compression=name, table_bytes=0)
+    draft = Layout(
+        format="tiff",
+        raster=stored,
+        unit=tile,
+        compression=name,
+        level=level,
+        write_bytes=0,
+        table_bytes=0,
+        max_bytes=0,
+        metadata=tags,
+    )
+    tiles = len(TileGrid(raster.spatial, tile, raster.planes))
+    _check_count(tiles // tiff_page(draft).pages, "tiles on a page")
+    places = tiff_map(draft)
+    return replace(
+        draft,
+        write_bytes=_write_bytes(codec, draft),
+        table_bytes=16 * tiles + len(places.values),
+        max_bytes=places.data_at + tiles * codec.bound(stored.chunk_bytes),
+    )
+
+
+def tiff_map(layout: Layout) -> FileMap:
+    """Which bytes of the TIFF go where."""
+    return file_map(tiff_page(layout))
+
+
+def predictor(dtype: np.dtype, compression: str) -> int:
+    """Value of the Predictor tag: 1 none, 2 differences, 3 floating point.
+
+    64-bit integers have none: libtiff learned to read their differences late (4.4, 2022).
+    """
+    if compression == "none":
+        return 1
+    if dtype.kind == "f":
+        return 3
+    return 2 if dtype.kind in "iu" and dtype.itemsize <= 4 else 1
+
+
+def _checked_codec(name: str, level: int | None) -> tuple[Codec, int | None]:
+    """The codec and the level in force."""
+    try:
+        codec = CODECS[name]
+    except KeyError:
+        raise ConfigError(
+            f"TIFF output has no compression {name!r}; use one of {', '.join(CODECS)}"
+        ) from None
+    if codec.highest is None:
+        if level is not None:
+            raise ConfigError(
+                f"compression {name!r} has no levels, got compression_level {level}; leave it out"
+            )
+        return codec, None
+    if level is not None and not 1 <= level <= codec.highest:
+        raise ConfigError(
+            f"compression_level of {name!r} is 1 to {codec.highest}, got {level}; 1 is the fastest"
+        )
+    return codec, codec.default if level is None else level
+
+
+def _check_dtype(dtype: np.dtype) -> None:
+    """Refuse what no SampleFormat stands for; bool is one, being 1 bit in TIFF and 8 in numpy."""
+    sizes = {"u": (1, 2, 4, 8), "i": (1, 2, 4, 8), "f": (2, 4, 8), "c": (8, 16)}
+    if dtype.itemsize not in sizes.get(dtype.kind, ()):
+        instead = {"b": "uint8", "f": "float64", "c": "complex128"}.get(dtype.kind, "float32")
+        raise ConfigError(f"TIFF cannot hold {dtype.name}; set the output dtype to {instead}")
+
+
+def _check_shape(raster: Raster) -> None:
+    """Refuse the empty and what its tags cannot count."""
+    if 0 in raster.shape:
+        raise InputError(
+            f"the output has the shape {raster.shape}, and TIFF has no empty raster; "
+            "write it as .zarr"
+        )
+    rows, columns = raster.spatial
+    _check_count(rows, "rows")
+    _check_count(columns, "columns")
+    samples = tiff_samples(raster)
+    if samples > _SAMPLES_LIMIT:
+        raise InputError(
+            f"{samples} samples at a pixel are more than TIFF's {_SAMPLES_LIMIT}; write .zarr"
+        )
+
+
+def _check_count(count: int, what: str) -> None:
+    if count > _LIMIT:
+        raise InputError(f"{count} {what} are more than TIFF's {_LIMIT}; write it as .zarr")
+
+
+def _tile_shape(raster: Raster) -> Shape:
+    """512 x 512; less where the raster is smaller or a pixel has very many bytes.
+
+    TIFF asks for multiples of 16.
+    """
+    most = TILE
+    while most > 16 and most * most * raster.pixel_bytes > TILE_BYTES_MAX:
+        most = align_down(most // 2, 16)
+    rows, columns = raster.spatial
+    return min(most, align_up(rows, 16)), min(most, align_up(columns, 16))
+
+
+def _write_bytes(codec: Codec, layout: Layout) -> int:
+    """Most memory of one call of `write`: it encodes tile by tile and keeps a batch.
+
+    The batch and the tile that fills it, a tile of pixels, and what encoding it takes.
+    """
+    tile_bytes = layout.raster.chunk_bytes
+    # Differences are taken in place, those of floats in a copy.
+    pixels = tile_bytes * (2 if predictor(layout.raster.dtype, layout.compression) == 3 else 1)
+    working = codec.working_bytes(layout.level, tile_bytes)
+    return BATCH_BYTES + codec.bound(tile_bytes) + pixels + working
+
+
+def _is_planar(raster: Raster) -> bool:
+    """Whether the last plane axis is one of samples, stored in one page."""
+    return raster.dims[raster.y_axis - 1 : raster.y_axis] == ("s",) and not raster.sample_shape
+
+
+def tiff_samples(raster: Raster) -> int:
+    """Samples at a pixel of a page, planar or interleaved."""
+    return raster.plane_shape[-1] if _is_planar(raster) else raster.samples
+
+
+def _photometric(raster: Raster, tags: TiffTags) -> int:
+    """What the samples mean: what the input says where that is still true, else a guess.
+
+    YCbCr arrives here decoded to RGB. Palette indices and other meanings end with the
+    raster that had them: their numbers are plain values here.
+    """
+    samples, small = tiff_samples(raster), raster.dtype in (np.uint8, np.uint16)
+    said = tags.photometric
+    if said is None:
+        named = _is_planar(raster) or raster.dims[-1] == "s"
+        return _RGB if named and samples in (3, 4) and small else _BLACK
+    if said in (_RGB, _YCBCR):
+        return _RGB if samples >= _COLOURS[_RGB] else _BLACK
+    if said == 0:
+        return said
+    return said if small and samples >= _COLOURS.get(said, _SAMPLES_LIMIT + 1) else _BLACK
+
+
+def _extra_samples(raster: Raster, tags: TiffTags, photometric: int) -> tuple[int, ...]:
+    """Meaning of each sample beyond the colours: as the input says, alpha after RGB, or none."""
+    extra = tiff_samples(raster) - _COLOURS[photometric]
+    if len(tags.extrasamples) == extra:
+        return tags.extrasamples
+    return (2,) if extra == 1 and photometric == _RGB else (0,) * extra
+
+
+def _shape_axes(raster: Raster) -> tuple[tuple[int, ...], str] | None:
+    """Shape and axes to be written down, or None where the page itself says them."""
+    planes = raster.plane_shape[:-1] if _is_planar(raster) else raster.plane_shape
+    plain = not planes and len(raster.sample_shape) <= 1 and tiff_samples(raster) > 1
+    if plain or len(raster.shape) == 2:
+        return None
+    letters = all(len(name) == 1 for name in raster.dims)
+    return raster.shape, "".join(raster.dims).upper() if letters else ""
+
+
+def tiff_page(layout: Layout) -> Page:
+    """The directory of every page, as values."""
+    raster, tile = layout.raster, layout.unit
+    tags = layout.metadata if isinstance(layout.metadata, TiffTags) else TiffTags()
+    photometric = _photometric(raster, tags)
+    planar = _is_planar(raster)
+    samples = tiff_samples(raster)
+    down, across = TileGrid(raster.spatial, tile).grid_shape
+    return Page(
+        pages=math.prod(raster.plane_shape[:-1]) if planar else raster.planes,
+        tiles=down * across * (samples if planar else 1),
+        spatial=raster.spatial,
+        tile=tile,
+        dtype=raster.dtype,
+        samples=samples,
+        planar=planar,
+        compression=CODECS[layout.compression].tag,
+        predictor=predictor(raster.dtype, layout.compression),
+        photometric=photometric,
+        extra_samples=_extra_samples(raster, tags, photometric),
+        shape_axes=_shape_axes(raster),
+        carried=tags.entries,
+    )
