@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,10 @@ from dask.base import tokenize
 
 from tileconv.core.grid import align_down, ceil_div
 from tileconv.core.raster import Raster
-from tileconv.lazy_graph import BlockWork, Chunks, convolved, convolved_dask, source_array
+from tileconv.errors import ConfigError
+from tileconv.lazy_blocks import BlockWork, Chunks
+from tileconv.lazy_graph import convolved, convolved_dask, source_array
+from tileconv.stores.absent import Missing
 from tileconv.stores.source import Source, open_source
 
 BLOCK_BYTES = 32 << 20
@@ -60,8 +61,7 @@ class Pixels:
         """Every pixel, read or computed now: for kernels."""
         if self.array is not None:
             return np.asarray(self.array[...])
-        lazy = self.dask if self.source is None else self.opened()
-        return np.asarray(lazy.compute())
+        return np.asarray((self.opened() if self.dask is None else self.dask).compute())
 
     def opened(self) -> da.Array:
         """The lazy array of a file."""
@@ -96,7 +96,7 @@ def pixels_of(given: Any) -> Pixels:
     if isinstance(given, Pixels):
         return given
     if isinstance(given, (str, os.PathLike)):
-        return file_pixels(Path(given))
+        return file_pixels(given)
     if isinstance(given, da.Array):
         if any(math.isnan(size) for size in given.shape):
             raise ValueError(
@@ -109,11 +109,16 @@ def pixels_of(given: Any) -> Pixels:
     return Pixels(tuple(given.shape), np.dtype(given.dtype), tokenize(given), array=given)
 
 
-def file_pixels(path: Path, **options: Any) -> Pixels:
-    """A raster file, opened and described; `options` are `open_source`'s."""
-    source = open_source(path, **options)
+def file_pixels(path: str | os.PathLike[str], *, level: int = 0, missing: str = "warn") -> Pixels:
+    """A raster file, opened and described."""
+    try:
+        absence = Missing(missing)
+    except ValueError:
+        allowed = ", ".join(Missing)
+        raise ConfigError(f"missing must be one of {allowed}, got {missing!r}") from None
+    source = open_source(path, level=level, missing=absence)
     raster = source.raster
-    token = tokenize(os.path.abspath(path), _identity(path), sorted(options.items()))
+    token = tokenize(str(Path(path).resolve()), _identity(Path(path)), level, missing)
     return Pixels(raster.shape, raster.dtype, token, source=source)
 
 

@@ -56,13 +56,8 @@ class Kernel:
             raise ConfigError(f"the kernel is empty: shape {weights.shape}; give at least 1 x 1")
         if weights.dtype.kind not in "biufcO":
             raise ConfigError(f"kernel weights must be numbers, got dtype {weights.dtype}")
-        for axis, (at, size) in enumerate(zip(self.anchor, weights.shape, strict=True)):
-            if not 0 <= at < size:
-                raise ConfigError(
-                    f"origin puts the anchor of the kernel at {at} on axis {'yx'[axis]}, "
-                    f"outside its {size} weights; choose an origin in "
-                    f"{-(size // 2)} .. {(size - 1) // 2}"
-                )
+        if not all(0 <= at < size for at, size in zip(self.anchor, weights.shape, strict=True)):
+            raise ConfigError(f"anchor {self.anchor} lies outside the kernel's {weights.shape}")
         if weights is self.weights or weights.base is not None:
             weights = weights.copy()
         weights.flags.writeable = False
@@ -123,18 +118,29 @@ def centred_kernel(
     convolving : bool
         Convolution (the weights are flipped) or correlation.
     origin : (int, int)
-        Moves the anchor in the user's weights. A correlation's anchor is
-        ``k // 2 + origin``; a convolution's, in the flipped weights, ``k // 2 - origin``.
-        On even axes scipy.ndimage.convolve lies one pixel off scipy.signal: there its
-        origin is this one minus 1.
+        Moves the centre, which is the weight at ``(k - 1) // 2 + origin`` as the user wrote
+        them. On even axes scipy.ndimage's origin for the same centre is this one minus 1.
     name : str
+
+    Raises
+    ------
+    ConfigError
+        The weights are no kernel, or the origin leads out of them.
     """
     weights = np.asarray(weights)
-    sign = -1 if convolving else 1
-    anchor = tuple(size // 2 + sign * by for size, by in zip(weights.shape, origin, strict=False))
     if weights.ndim != 2:
-        anchor = (0, 0)  # Kernel refuses it, in words.
-    return Kernel(flip(weights) if convolving and weights.ndim == 2 else weights, anchor, name=name)
+        return Kernel(weights, (0, 0), name=name)  # Which refuses it, in words.
+    centre = [(size - 1) // 2 + by for size, by in zip(weights.shape, origin, strict=True)]
+    for axis, (at, size) in enumerate(zip(centre, weights.shape, strict=True)):
+        if size and not 0 <= at < size:
+            raise ConfigError(
+                f"origin {origin[axis]} in {'yx'[axis]} leads out of the kernel's {size} weights "
+                f"there; choose one in {-((size - 1) // 2)} .. {size // 2}"
+            )
+    if convolving:
+        weights = flip(weights)
+        centre = [size - 1 - at for size, at in zip(weights.shape, centre, strict=True)]
+    return Kernel(weights, (centre[0], centre[1]), name=name)
 
 
 # Named kernels: what scipy.ndimage's filter of that name computes, as convolution weights.

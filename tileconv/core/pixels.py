@@ -41,10 +41,9 @@ class Cast:
     rule : Rule
         SATURATE, a job's: round half to even, clip to the dtype's range and count.
         TRUNCATE, scipy.ndimage's and C's: towards zero, overflowing as scipy's does.
-    nan_fill : int, float or None
+    nan_fill : number or None
         What a NaN becomes in an integer output under SATURATE; with None it is counted in
-        `CastCounts.nans`, for the caller to refuse, and written as 0. Filled NaNs are
-        counted there too.
+        `CastCounts.nans`, for the caller to refuse, and written as 0.
 
     Raises
     ------
@@ -133,7 +132,7 @@ class Cast:
         )
         if not direct:
             out[...] = flat.reshape(out.shape)
-        return CastCounts(int(clipped), int(nans))
+        return CastCounts(int(clipped), int(nans) if self.nan_fill is None else 0)
 
     def _saturate_wide(self, values: np.ndarray, out: np.ndarray) -> CastCounts:
         """The same for floats wider than Numba knows, which hold every integer of `dtype`."""
@@ -143,7 +142,8 @@ class Cast:
         clipped = (rounded < low) | (rounded > high)
         rounded = np.where(nans, values.dtype.type(self.nan_fill or 0), rounded)
         np.copyto(out, np.clip(rounded, low, high), casting="unsafe")
-        return CastCounts(int(np.count_nonzero(clipped)), int(np.count_nonzero(nans)))
+        unfilled = int(np.count_nonzero(nans)) if self.nan_fill is None else 0
+        return CastCounts(int(np.count_nonzero(clipped)), unfilled)
 
 
 def truncated(values: np.ndarray, dtype: np.dtype) -> np.ndarray:

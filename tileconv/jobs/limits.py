@@ -83,17 +83,15 @@ def _cpu_quota(folder: Path) -> float | None:
     """Processors' worth of time a cgroup grants; None for no limit."""
     fields = _read(folder / "cpu.max").split()
     if not fields:
-        fields = [
-            _read(folder / name).strip() for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")
-        ]
+        fields = [_read(folder / name) for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")]
     if len(fields) == 2 and fields[0].isdigit() and fields[1].isdigit() and int(fields[0]) > 0:
         return int(fields[0]) / int(fields[1])
     return None
 
 
 def _read(path: Path) -> str:
-    """The text of a small system file; empty where there is none."""
+    """The text of a small system file, stripped; empty where there is none."""
     try:
-        return path.read_text()
+        return path.read_text().strip()
     except OSError:
         return ""

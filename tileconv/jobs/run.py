@@ -50,31 +50,62 @@ def run(job: JobLike, *, listener: Listener | None = None) -> Report:
     TileconvError
         Nothing stands under the output's name then.
     """
-    job, listener = as_job(job), listener or Listener()
-    cache = ChunkCache(0)
+    job, cache = as_job(job), ChunkCache(0)
     check_names(job)
     with open_input(job, cache) as source:
-        plan = plan_for(job, source)
-        cache.capacity_bytes = plan.cache_bytes
-        check_disk(plan, job.output_path)
-        report = Report(plan, str(job.output_path))
-        listener.started(plan)
-        with stage(job.output_path, overwrite=job.output.overwrite) as staging:
-            warm_up(plan.work)
-            sink = open_sink(plan.work.layout, staging.result)
-            try:
-                task = TileTask(plan.work, source, sink)
-                with local_executor(plan.workers) as executor:
-                    for result in run_bounded(executor, task, plan.grid, plan.workers + 1):
-                        report.add(result)
-                        listener.advanced(report)
-                sink.finish()
-            finally:
-                sink.close()
-            staging.commit()
-        report.decoded_bytes = cache.load_bytes
-        report.absent_chunks, report.absent_first = source.absent.count, source.absent.first
-        report.close()
+        return execute(
+            plan_for(job, source),
+            source,
+            cache,
+            job.output_path,
+            overwrite=job.output.overwrite,
+            listener=listener or Listener(),
+        )
+
+
+def execute(
+    plan: Plan,
+    source: Source,
+    cache: ChunkCache,
+    output: Path,
+    *,
+    overwrite: bool,
+    listener: Listener,
+) -> Report:
+    """Do what was planned: tile after tile into a staged output, and give it its name.
+
+    Parameters
+    ----------
+    plan : Plan
+    source : Source
+        What the plan was made for; reads through `cache`.
+    cache : ChunkCache
+        Given the size that was planned.
+    output : Path
+    overwrite : bool
+        Whether an output that is there is replaced.
+    listener : Listener
+    """
+    check_disk(plan, output)
+    cache.capacity_bytes = plan.cache_bytes
+    report = Report(plan, str(output))
+    listener.started(plan)
+    with stage(output, overwrite=overwrite) as staging:
+        warm_up(plan.work)
+        sink = open_sink(plan.work.layout, staging.result)
+        try:
+            task = TileTask(plan.work, source, sink)
+            with local_executor(plan.workers) as executor:
+                for result in run_bounded(executor, task, plan.grid, plan.workers + 1):
+                    report.add(result)
+                    listener.advanced(report)
+            sink.finish()
+        finally:
+            sink.close()
+        staging.commit()
+    report.decoded_bytes = cache.load_bytes
+    report.absent_chunks, report.absent_first = source.absent.count, source.absent.first
+    report.close()
     listener.finished(report)
     return report
 

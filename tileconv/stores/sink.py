@@ -13,6 +13,8 @@ from tileconv.errors import ConfigError
 from tileconv.stores.layout import Layout
 from tileconv.stores.tiff_layout import tiff_layout
 from tileconv.stores.tiff_tags import TiffTags
+from tileconv.stores.zarr_layout import zarr_layout
+from tileconv.stores.zarr_layout import zarr_layout
 
 __all__ = ["Layout", "Sink", "format_of", "open_sink", "plan_layout"]
 
@@ -110,18 +112,16 @@ def plan_layout(
     """
     if file_format == "tiff":
         return tiff_layout(raster, compression=compression, level=level, tags=tags)
-    # zarr is heavy: a job that writes TIFF does without it.
-    from tileconv.stores.zarr_store import zarr_layout
-
     return zarr_layout(raster, compression=compression, level=level)
 
 
 def open_sink(layout: Layout, path: str | Path) -> Sink:
     """A sink that writes `layout` to `path`, where nothing may stand yet."""
+    # Planning needs the layouts alone, and a job one format's encoders.
     if layout.format == "tiff":
         from tileconv.stores.tiff_writer import TiffSink
 
         return TiffSink(path, layout)
-    from tileconv.stores.zarr_store import ZarrSink
+    from tileconv.stores.zarr_writer import ZarrSink
 
     return ZarrSink(path, layout)

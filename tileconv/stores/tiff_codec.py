@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -50,7 +51,8 @@ def encoder(
     return encode
 
 
-def _compressor(compression: str, level: int | None) -> Callable[[np.ndarray], memoryview]:
+def _compressor(compression: str, level: int | None) -> Callable[[Any], memoryview]:
+    """The codec itself; Any, because imagecodecs takes every buffer, but its stubs say bytes."""
     match compression:
         case "none":
             return lambda pixels: pixels.reshape(-1).view(np.uint8).data

@@ -20,11 +20,12 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 
-import tileconv
+from tileconv import __version__
 from tileconv.core.grid import Shape, align_up
 from tileconv.stores.tiff_tags import TagEntry
 
@@ -210,15 +211,14 @@ def _directory(entries: list[_Entry], places: dict[int, int]) -> bytes:
 
 def _encode(code: int, kind: int, count: int, value: object) -> _Entry:
     """A tag with its value as bytes, checked against its count."""
-    letters = _FORMATS.get(kind, "")
-    try:
-        if letters == "s":
-            encoded = value if isinstance(value, bytes) else b""
-        else:
-            numbers = value if isinstance(value, tuple) else (value,)
-            encoded = struct.pack(f"<{len(numbers)}{letters[-1:]}", *numbers)
-    except struct.error:
-        encoded = b""
+    letters = _FORMATS[kind]
+    encoded = b""
+    if isinstance(value, bytes):
+        encoded = value
+    else:
+        numbers = value if isinstance(value, tuple) else (value,)
+        with suppress(struct.error):
+            encoded = struct.pack(f"<{len(numbers)}{letters[-1]}", *numbers)
     if count < 1 or len(encoded) != count * struct.calcsize(f"<{letters}"):
         raise ValueError(f"tag {code} of type {kind} says {count} values, but holds {value!r:.80}")
     return code, kind, count, encoded
@@ -228,7 +228,7 @@ def _entries(page: Page) -> Iterator[_Entry]:
     """Tags that say how the pixels are stored."""
     bits = (8 * page.dtype.itemsize,) * page.samples
     formats = (_SAMPLE_FORMATS[page.dtype.kind],) * page.samples
-    software = f"tileconv {tileconv.__version__}\0".encode()
+    software = f"tileconv {__version__}\0".encode()
     yield _encode(256, _LONG, 1, page.spatial[1])
     yield _encode(257, _LONG, 1, page.spatial[0])
     yield _encode(258, _SHORT, page.samples, bits)

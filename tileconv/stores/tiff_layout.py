@@ -6,7 +6,7 @@ raster axes    in the TIFF
 y, x           a page of tiles
 ... y x        a page for each plane; the first page says the shape, as tifffile does
 ... s y x      planar: the samples of a page are stored one after another
-y x ...        interleaved samples
+y x s          interleaved samples
 =============  ======================================================================
 """
 
@@ -204,6 +204,11 @@ def _check_shape(raster: Raster) -> None:
     rows, columns = raster.spatial
     _check_count(rows, "rows")
     _check_count(columns, "columns")
+    if len(raster.sample_shape) > 1:
+        raise InputError(
+            f"a pixel has the axes {raster.dims[raster.y_axis + 2 :]}, and TIFF has one axis "
+            "of samples; write it as .zarr"
+        )
     samples = tiff_samples(raster)
     if samples > _SAMPLES_LIMIT:
         raise InputError(
@@ -279,7 +284,7 @@ def _extra_samples(raster: Raster, tags: TiffTags, photometric: int) -> tuple[in
 def _shape_axes(raster: Raster) -> tuple[tuple[int, ...], str] | None:
     """Shape and axes to be written down, or None where the page itself says them."""
     planes = raster.plane_shape[:-1] if _is_planar(raster) else raster.plane_shape
-    plain = not planes and len(raster.sample_shape) <= 1 and tiff_samples(raster) > 1
+    plain = not planes and tiff_samples(raster) > 1
     if plain or len(raster.shape) == 2:
         return None
     letters = all(len(name) == 1 for name in raster.dims)

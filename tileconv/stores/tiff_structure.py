@@ -166,5 +166,5 @@ def _refuse_other_files(tif: Any, path: Path) -> None:
 
 
 def open_tiff(path: Path) -> Any:
-    """tifffile's view of the file; other files that it names are not opened."""
+    """The file as tifffile sees it; other files that it names are not opened."""
     return tifffile.TiffFile(path, _multifile=False)

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from tileconv.errors import InputError
 
 TagEntry = tuple[int, int, int, object]
 """Tag code, TIFF data type, count, value: numbers, a tuple of numbers, or bytes."""
@@ -47,3 +53,54 @@ class TiffTags:
     entries: tuple[TagEntry, ...] = ()
     photometric: int | None = None
     extrasamples: tuple[int, ...] = ()
+
+
+_JPEG = {6, 7, 34892, 33007}
+_YCBCR, _RGB = 6, 2
+
+# numpy's type for each TIFF data type; ASCII, BYTE and UNDEFINED stay bytes.
+_NUMPY = {
+    3: "u2",
+    4: "u4",
+    5: "u4",
+    6: "i1",
+    8: "i2",
+    9: "i4",
+    10: "i4",
+    11: "f4",
+    12: "f8",
+    13: "u4",
+    16: "u8",
+    17: "i8",
+    18: "u8",
+}
+_RATIONAL = {5, 10}
+_BYTES = {1, 2, 7}
+
+
+def read_tags(page: Any, path: Path) -> TiffTags:
+    """The tags of a tifffile page that an output should carry, exactly as the file has them."""
+    order = page.parent.byteorder
+    entries: list[TagEntry] = []
+    with path.open("rb") as file:
+        for code in CARRIED_TAGS:
+            tag = page.tags.get(code)
+            if tag is not None:
+                entries.append((code, int(tag.dtype), int(tag.count), _value(file, tag, order)))
+    photometric = None if page.tags.get(262) is None else int(page.photometric)
+    if photometric == _YCBCR and int(page.compression) in _JPEG:
+        photometric = _RGB
+    return TiffTags(tuple(entries), photometric, tuple(int(i) for i in page.extrasamples))
+
+
+def _value(file: BinaryIO, tag: Any, order: str) -> object:
+    kind = int(tag.dtype)
+    if kind not in _BYTES and kind not in _NUMPY:
+        raise InputError(f"tag {tag.code} has the unknown data type {kind}")
+    length = int(tag.count) * (2 if kind in _RATIONAL else 1)
+    dtype = np.dtype("u1" if kind in _BYTES else order + _NUMPY[kind])
+    file.seek(tag.valueoffset)
+    data = file.read(length * dtype.itemsize)
+    if kind in _BYTES:
+        return data
+    return tuple(np.frombuffer(data, dtype).tolist())

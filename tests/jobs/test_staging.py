@@ -1,0 +1,115 @@
+"""The final name: taken in one step, never over something, never left half done."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tileconv.errors import ConfigError, LockedError, OutputExistsError, StorageError
+from tileconv.jobs.staging import check_output, stage
+
+
+def write(path, text, *, folder):
+    if folder:
+        path.mkdir()
+        path = path / "chunk"
+    path.write_text(text)
+
+
+def read(path):
+    return (path / "chunk" if path.is_dir() else path).read_text()
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_the_result_takes_its_name_at_the_commit(tmp_path, folder):
+    output = tmp_path / "deep" / "er" / "out"
+    with stage(output, overwrite=False) as staging:
+        write(staging.result, "new", folder=folder)
+        assert not output.exists()
+        staging.commit()
+    assert read(output) == "new"
+    assert os.listdir(output.parent) == ["out"]
+
+
+@pytest.mark.parametrize("old_folder", [True, False])
+@pytest.mark.parametrize("folder", [True, False])
+def test_overwriting_replaces_only_at_the_commit(tmp_path, folder, old_folder):
+    output = tmp_path / "out"
+    write(output, "old", folder=old_folder)
+    with stage(output, overwrite=True) as staging:
+        write(staging.result, "new", folder=folder)
+        assert read(output) == "old"
+        staging.commit()
+    assert read(output) == "new"
+    assert os.listdir(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_a_name_taken_meanwhile_is_not_replaced(tmp_path, folder):
+    output = tmp_path / "out"
+    with stage(output, overwrite=False) as staging:
+        write(staging.result, "new", folder=folder)
+        write(output, "other", folder=folder)
+        with pytest.raises(OutputExistsError):
+            staging.commit()
+    assert read(output) == "other"
+
+
+def test_a_failed_run_leaves_nothing(tmp_path):
+    with pytest.raises(KeyError), stage(tmp_path / "a" / "out", overwrite=False) as staging:
+        write(staging.result, "half", folder=True)
+        raise KeyError
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_a_killed_run_left_is_cleared(tmp_path):
+    left = tmp_path / ".out.tileconv"
+    left.mkdir()
+    write(left / "out", "half", folder=True)
+    with stage(tmp_path / "out", overwrite=False) as staging:
+        assert not staging.result.exists()
+
+
+def test_one_of_two_runs_wins_and_the_other_touches_nothing(tmp_path):
+    output = tmp_path / "out"
+    with stage(output, overwrite=False) as staging:
+        write(staging.result, "new", folder=False)
+        with pytest.raises(LockedError), stage(output, overwrite=False):
+            pass
+        code = "import sys; from pathlib import Path; from tileconv.jobs.staging import stage\n"
+        code += "with stage(Path(sys.argv[1]), overwrite=False): pass"
+        other = subprocess.run(
+            [sys.executable, "-c", code, str(output)], capture_output=True, text=True, check=False
+        )
+        assert "LockedError" in other.stderr
+        assert read(staging.result) == "new"
+
+
+def test_outputs_in_the_way_or_in_the_input_are_refused(tmp_path):
+    source = tmp_path / "in.zarr"
+    source.mkdir()
+    for output in (source, source / "deep" / "out.zarr", tmp_path):
+        with pytest.raises(ConfigError, match="input"):
+            check_output(output, source, overwrite=True)
+    link = tmp_path / "link.zarr"
+    link.symlink_to(source)
+    with pytest.raises(ConfigError, match="is the input"):
+        check_output(link, source, overwrite=True)
+    with pytest.raises(OutputExistsError, match="--overwrite"):
+        check_output(link, None, overwrite=False)
+    check_output(tmp_path / "new" / "out.zarr", source, overwrite=False)
+    assert sorted(os.listdir(tmp_path)) == ["in.zarr", "link.zarr"]
+
+
+def test_a_folder_that_cannot_be_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="is not a folder"):
+        check_output(tmp_path / "file" / "out.tif", None, overwrite=False)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_may_not_be_written_is_refused(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(StorageError, match="permission"):
+        check_output(tmp_path / "out.tif", None, overwrite=False)

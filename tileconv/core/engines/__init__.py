@@ -1,0 +1,68 @@
+"""Engines: they take an extended block and a kernel, and return the valid part.
+
+Adding one: a module here, a line in `build_engine`, what it refuses and what it costs in
+:mod:`tileconv.core.methods`. The test that all engines share does the rest.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tileconv.core.engines.base import Engine
+from tileconv.core.factors import factorise
+from tileconv.core.kernels import Kernel
+from tileconv.core.methods import Method, refusal
+from tileconv.errors import MethodError
+
+__all__ = ["Engine", "build_engine"]
+
+
+def build_engine(
+    method: str, kernel: Kernel, accumulator: np.dtype, *, exact: bool = False
+) -> Engine:
+    """An engine that applies a kernel by a method.
+
+    An engine is immutable and picklable. A process compiles on its first `Engine.apply`
+    for an accumulation dtype (or loads what an earlier one compiled): apply it to a block of
+    the kernel's own size before threads start.
+
+    Parameters
+    ----------
+    method : str
+        ``reference``, ``direct``, ``separable`` or ``fft``; `methods.choose` has found it.
+    kernel : Kernel
+    accumulator : numpy.dtype
+        What sums are formed in.
+    exact : bool
+        Whether float64 sums must be scipy.ndimage's to the last bit: direct then adds
+        products strictly one after another. scipy.ndimage truncates into integers, where
+        the last bit decides.
+
+    Raises
+    ------
+    MethodError
+        If the method cannot serve this kernel or dtype.
+    """
+    accumulator = np.dtype(accumulator)
+    method = Method(method)
+    if (reason := refusal(method, kernel, accumulator)) is not None:
+        raise MethodError(reason)
+    match method:
+        case Method.DIRECT:
+            from tileconv.core.engines.direct import DirectEngine
+
+            return DirectEngine(kernel, accumulator, exact)
+        case Method.SEPARABLE:
+            from tileconv.core.engines.separable import SeparableEngine
+
+            factors = factorise(kernel, accumulator)
+            assert factors is not None, "refusal() has said so"
+            return SeparableEngine(kernel, factors)
+        case Method.FFT:
+            from tileconv.core.engines.fft import FftEngine
+
+            return FftEngine(kernel, accumulator)
+        case _:
+            from tileconv.core.engines.reference import ReferenceEngine
+
+            return ReferenceEngine(kernel, accumulator)

@@ -1,0 +1,77 @@
+"""Reference: scipy itself on the extended block."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tileconv.core.engines.slabs import CAST_BYTES, SLACK_BYTES
+from tileconv.core.grid import Shape
+from tileconv.core.kernels import Kernel
+from tileconv.core.pixels import Cast, CastCounts
+
+NDIMAGE_DTYPES = (np.dtype(np.float64), np.dtype(np.complex128))
+"""What scipy.ndimage sums in: the only ones whose zero weights scipy leaves out."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ReferenceEngine:
+    """``scipy.signal.correlate(block, weights, "valid", "direct")``, sample by sample.
+
+    It takes every dtype scipy does, longdouble and object among them. Where weights of 0
+    are to be left out it is ``scipy.ndimage.correlate``, which does.
+
+    Parameters
+    ----------
+    kernel : Kernel
+    accumulator : numpy.dtype
+    """
+
+    kernel: Kernel
+    accumulator: np.dtype
+
+    method = "reference"
+    lattice: Shape = (1, 1)
+    held_bytes = 0
+
+    def workspace_bytes(self, shape: Shape, samples: int, block: np.dtype, out: np.dtype) -> int:
+        """Bytes it allocates besides block and output, for an output of `shape`."""
+        del samples, block
+        (rows, columns), (kr, kc) = shape, self.kernel.shape
+        values = (rows + kr - 1) * (columns + kc - 1)
+        each = 6 * self.accumulator.itemsize + out.itemsize + CAST_BYTES
+        return values * each + 4 * kr * kc * self.accumulator.itemsize + SLACK_BYTES
+
+    def apply(self, block: np.ndarray, out: np.ndarray, cast: Cast) -> CastCounts:
+        """Compute `out` from `block`; see `Engine`."""
+        counts = CastCounts()
+        if out.size == 0:
+            return counts
+        weights = self.kernel.weights.astype(self.accumulator)
+        skipping = not bool(self.kernel.active.all())
+        for sample in range(out.shape[2]):
+            x = block[..., sample].astype(self.accumulator)
+            sums = self._skipping(x, weights) if skipping else self._multiplying(x, weights)
+            counts = counts.plus(cast.store(sums, out[..., sample]))
+        return counts
+
+    @staticmethod
+    def _multiplying(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        from scipy import signal
+
+        # scipy's correlation takes the conjugate of its second argument.
+        with np.errstate(all="ignore"):
+            return np.asarray(signal.correlate(x, np.conj(weights), "valid", "direct"))
+
+    @staticmethod
+    def _skipping(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        from scipy import ndimage
+
+        kr, kc = weights.shape
+        if x.dtype.kind == "c":
+            weights = np.conj(weights)
+        with np.errstate(all="ignore"):
+            sums = ndimage.correlate(x, weights, mode="constant")
+        top, left = kr // 2, kc // 2
+        return np.asarray(sums[top : top + x.shape[0] - kr + 1, left : left + x.shape[1] - kc + 1])

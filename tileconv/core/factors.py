@@ -1,0 +1,130 @@
+"""Kernels as sums of rank-one terms: a column of weights times a row of weights."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from tileconv.core.kernels import Kernel
+
+MAX_TERMS = 16
+"""More terms than this have never been faster than transforms (see methods.py)."""
+
+TRUNCATION = 8
+"""Part of `pixels.ERROR_FACTOR` that what a sum of terms leaves out of a kernel may use."""
+
+GROWTH = 4
+"""Largest ratio of the terms' gains to the kernel's: beyond it, cancellation costs accuracy."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Factors:
+    """``weights[j, i] = sum over t of columns[t, j] * rows[t, i]``.
+
+    Parameters
+    ----------
+    columns : ndarray, shape (terms, kernel rows)
+    rows : ndarray, shape (terms, kernel columns)
+    whole : bool
+        Whether the factors are whole numbers, times powers of two, whose products are the
+        weights exactly: then sums of whole numbers stay exact.
+    """
+
+    columns: np.ndarray
+    rows: np.ndarray
+    whole: bool
+
+    @property
+    def terms(self) -> int:
+        """Number of rank-one terms."""
+        return len(self.columns)
+
+
+def effective_weights(kernel: Kernel, accumulator: np.dtype) -> np.ndarray:
+    """The weights in the accumulation dtype, with 0 for those that are skipped."""
+    weights = kernel.weights.astype(accumulator)
+    return np.where(kernel.active, weights, accumulator.type(0))
+
+
+def factorise(kernel: Kernel, accumulator: np.dtype) -> Factors | None:
+    """Fewest rank-one terms that stand for the kernel, or None where none are good enough.
+
+    Whole factors if the weights are whole numbers of rank one, which alone serve integer
+    accumulators. Else the crosses of Gaussian elimination with complete pivoting: the column
+    and the row through the largest element, their product over that element taken off, and
+    again. What is left over must have a sum of absolute values below `TRUNCATION` eps times
+    the gain. Unlike singular vectors, one cross is exact where the rank is one, and the
+    factors have the same bits on every machine.
+
+    Parameters
+    ----------
+    kernel : Kernel
+    accumulator : numpy.dtype
+        Integers, float32, float64, complex64 or complex128.
+    """
+    weights = effective_weights(kernel, accumulator)
+    if not np.all(np.isfinite(weights)):
+        return None
+    if kernel.is_integral and weights.dtype.kind != "c":
+        whole = _whole_factors(weights)
+        if whole is not None:
+            return whole
+    return None if accumulator.kind in "iu" else _crosses(weights)
+
+
+def _whole_factors(weights: np.ndarray) -> Factors | None:
+    if not np.abs(weights.astype(np.float64)).max() < 2.0**53:
+        return None
+    w = weights.astype(np.int64)
+    occupied = np.flatnonzero(w.any(axis=1))
+    first = w[occupied[0]] if occupied.size else w[0]
+    row = first // max(int(np.gcd.reduce(first)), 1)
+    at = int(np.argmax(row != 0))
+    column = w[:, at] // (int(row[at]) or 1)
+    if not np.array_equal(np.outer(column, row), w):
+        return None
+    if weights.dtype.kind == "u" and min(int(column.min()), int(row.min())) < 0:
+        column, row = -column, -row
+    columns, rows = (f.astype(weights.dtype)[None] for f in (column, row))
+    if weights.dtype.kind == "f":
+        columns, rows = _balanced(columns, rows)
+    return Factors(columns, rows, whole=True)
+
+
+def _crosses(weights: np.ndarray) -> Factors | None:
+    wide = np.result_type(weights.dtype, np.float64)
+    rest = weights.astype(wide)
+    gain = float(np.abs(rest).sum())
+    tolerance = TRUNCATION * float(np.finfo(weights.dtype).eps) * gain
+    kr, kc = weights.shape
+    limit = min(MAX_TERMS, max(1, kr * kc // (kr + kc)))
+    columns: list[np.ndarray] = []
+    rows: list[np.ndarray] = []
+    while not columns or float(np.abs(rest).sum()) > tolerance:
+        if len(columns) == limit:
+            return None
+        y, x = np.unravel_index(int(np.argmax(np.abs(rest))), rest.shape)
+        column, row = rest[:, x].copy(), rest[y] / (rest[y, x] or 1)
+        rest -= np.outer(column, row)
+        columns.append(column)
+        rows.append(row)
+    growth = sum(
+        float(np.abs(c).sum() * np.abs(r).sum()) for c, r in zip(columns, rows, strict=True)
+    )
+    if growth > GROWTH * gain:
+        return None
+    balanced = _balanced(np.array(columns), np.array(rows))
+    return Factors(*(f.astype(weights.dtype) for f in balanced), whole=False)
+
+
+def _balanced(columns: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same terms, rows scaled by powers of two until no row sum exceeds the largest pixel.
+
+    So that a raster whose pixels reach the end of the dtype's range (-3.4e38 as nodata) does
+    not overflow halfway. Powers of two lose no bit.
+    """
+    exponents = [math.frexp(float(np.abs(row).sum()))[1] for row in rows]
+    scale = np.array([2.0**-e for e in exponents])[:, None]
+    return columns / scale, rows * scale

@@ -1,0 +1,287 @@
+"""Which method applies a kernel: what each can serve, and what it costs.
+
+The choice is a pure function of kernel and dtypes, so that it never depends on tiles,
+memory or the machine at hand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from tileconv.core.factors import MAX_TERMS, Factors, factorise
+from tileconv.core.kernels import Kernel
+from tileconv.core.overlap_save import plan_cells
+from tileconv.core.pixels import EXACT_FLOAT32, error_bound, largest_magnitude
+from tileconv.errors import ConfigError, MethodError
+
+
+class Method(StrEnum):
+    """How a kernel is applied."""
+
+    REFERENCE = "reference"
+    DIRECT = "direct"
+    SEPARABLE = "separable"
+    FFT = "fft"
+
+
+AUTO = "auto"
+"""Asks `choose` for the cheapest method that serves."""
+
+COMPILED = frozenset(np.dtype(code) for code in "bBhHiIlLqQfdFD")
+"""Dtypes the compiled loops sum in."""
+
+TRANSFORMED = frozenset(np.dtype(code) for code in "fdFD")
+"""Dtypes transforms are made in."""
+
+# Estimated time for one output pixel in float32 on one core of a 2-core AMD EPYC x86-64,
+# 2026-11, benchmark: 2048 x 2048 float32 in and out. Other dtypes by their bytes.
+DIRECT_NS, DIRECT_TAP_NS = 0.25, 0.0225
+SEPARABLE_NS, SEPARABLE_TAP_NS = 0.25, 0.026
+FFT_NS = 1.0
+REFERENCE_NS, REFERENCE_TAP_NS = 5.0, 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A method, why it was taken, and what it should cost.
+
+    Parameters
+    ----------
+    method : Method
+    reason : str
+        For people.
+    pixel_ns : float
+        Estimated time for one output pixel (and sample) on one core.
+    """
+
+    method: Method
+    reason: str
+    pixel_ns: float
+
+    @property
+    def mpx_per_s(self) -> float:
+        """Estimated rate of one core, 10**6 pixels a second."""
+        return 1e3 / self.pixel_ns
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """What of a kernel decides its cost.
+
+    Parameters
+    ----------
+    taps : int
+        Weights that are multiplied.
+    terms : int or None
+        Rank-one terms the kernel is the sum of; None for more than are worth it.
+    whole : bool
+        Whether these are whole numbers that make the weights exactly.
+    """
+
+    taps: int
+    terms: int | None
+    whole: bool
+
+
+def analyse(kernel: Kernel, accumulator: np.dtype | None = None) -> Analysis:
+    """Count a kernel's weights and rank-one terms, within the bound of `accumulator`.
+
+    Parameters
+    ----------
+    kernel : Kernel
+    accumulator : numpy.dtype or None
+        None for float64, or complex128 for complex weights.
+    """
+    dtype = accumulator
+    if dtype is None:
+        dtype = np.dtype(np.complex128 if kernel.weights.dtype.kind == "c" else np.float64)
+    factors = _factors(kernel, dtype)
+    return Analysis(
+        taps=int(np.count_nonzero(kernel.active)),
+        terms=factors.terms if factors else None,
+        whole=factors.whole if factors else False,
+    )
+
+
+def _factors(kernel: Kernel, accumulator: np.dtype) -> Factors | None:
+    return factorise(kernel, accumulator) if accumulator in COMPILED else None
+
+
+def refusal(method: Method, kernel: Kernel, accumulator: np.dtype) -> str | None:
+    """Why a method cannot apply a kernel with sums in `accumulator`; None if it can."""
+    if accumulator.kind not in "cO" and kernel.weights.dtype.kind == "c":
+        return f"{method}: complex weights need complex sums, not {accumulator}"
+    if accumulator.kind in "biu" and kernel.weights.dtype.kind not in "biu":
+        return f"{method}: sums in {accumulator} need weights that are integers"
+    match method:
+        case Method.DIRECT if accumulator not in COMPILED:
+            return f"direct: sums in {accumulator} are not compiled; use method 'reference'"
+        case Method.SEPARABLE if accumulator not in COMPILED:
+            return f"separable: sums in {accumulator} are not compiled; use method 'reference'"
+        case Method.SEPARABLE if factorise(kernel, accumulator) is None:
+            return _not_separable(kernel, accumulator)
+        case Method.FFT if accumulator not in TRANSFORMED:
+            return f"fft: sums in {accumulator} cannot be transformed; use method 'direct'"
+        case Method.FFT if not bool(np.all(np.isfinite(kernel.weights))):
+            return "fft: the kernel has weights that are NaN or infinite; use method 'direct'"
+        case Method.REFERENCE:
+            return _no_reference(kernel, accumulator)
+    return None
+
+
+def _not_separable(kernel: Kernel, accumulator: np.dtype) -> str:
+    rows, columns = kernel.shape
+    what = "a product of whole factors" if accumulator.kind in "iu" else (
+        f"a sum of at most {MAX_TERMS} rank-one terms, fewer products than its weights, "
+        f"within the error bound of {accumulator}"
+    )
+    return f"separable: the {rows} x {columns} kernel is not {what}; use method 'direct' or 'fft'"
+
+
+def _no_reference(kernel: Kernel, accumulator: np.dtype) -> str | None:
+    if accumulator in (np.float64, np.complex128) or bool(kernel.active.all()):
+        return None
+    return (
+        f"reference: scipy leaves out weights of 0 in float64 and complex128 only, "
+        f"not in {accumulator}; use method 'direct'"
+    )
+
+
+def _inexact(
+    method: Method, kernel: Kernel, input_dtype: np.dtype, accumulator: np.dtype
+) -> str | None:
+    """Why a method's sums may differ from scipy's in the last bit; None if they cannot."""
+    if method in (Method.DIRECT, Method.REFERENCE):
+        return None
+    factors = _factors(kernel, accumulator) if method is Method.SEPARABLE else None
+    if factors is not None and factors.whole:
+        if accumulator.kind in "iu":
+            return None
+        limit = EXACT_FLOAT32 if accumulator in (np.float32, np.complex64) else 2**53
+        if input_dtype.kind in "biu" and kernel.gain * largest_magnitude(input_dtype) <= limit:
+            return None
+    return (
+        f"{method}: its rounding could change integer results, which must equal scipy's; "
+        "use method 'direct', or a float output"
+    )
+
+
+def _must_equal(
+    kernel: Kernel,
+    input_dtype: np.dtype,
+    accumulator: np.dtype,
+    output_dtype: np.dtype,
+    *,
+    exact: bool,
+) -> bool:
+    """Whether results are integers that must be scipy's, so that no rounding may show."""
+    if accumulator.kind in "iu":
+        return True
+    if output_dtype.kind not in "iub":
+        return False
+    if exact:
+        return True
+    # Whole results come out right after rounding if the error stays below a half.
+    whole = input_dtype.kind in "biu" and kernel.is_integral
+    return whole and (
+        error_bound(kernel.gain, largest_magnitude(input_dtype), accumulator) >= 0.5
+    )
+
+
+def choose(
+    kernel: Kernel,
+    input_dtype: np.dtype,
+    accumulator: np.dtype,
+    *,
+    output_dtype: np.dtype,
+    exact: bool = False,
+    forced: str = AUTO,
+) -> Choice:
+    """The method that applies a kernel, a pure function of its arguments.
+
+    Parameters
+    ----------
+    kernel : Kernel
+    input_dtype, accumulator, output_dtype : numpy.dtype
+        Of pixels, sums and results.
+    exact : bool
+        Whether an integer output must equal scipy's to the last integer although its sums
+        are cut off towards zero (scipy.ndimage's rule): a sum of 7.999... is then a 7.
+    forced : str
+        ``"auto"``, or the method to use.
+
+    Raises
+    ------
+    MethodError
+        If the forced method cannot serve; the message starts with its name.
+    ConfigError
+        For an unknown method.
+    """
+    input_dtype, accumulator = np.dtype(input_dtype), np.dtype(accumulator)
+    equal = _must_equal(kernel, input_dtype, accumulator, np.dtype(output_dtype), exact=exact)
+
+    def reason_against(method: Method) -> str | None:
+        reason = refusal(method, kernel, accumulator)
+        if reason is None and equal:
+            reason = _inexact(method, kernel, input_dtype, accumulator)
+        return reason
+
+    if forced != AUTO:
+        method = _named(forced)
+        if (reason := reason_against(method)) is not None:
+            raise MethodError(reason)
+        return Choice(method, "asked for", _cost_ns(method, kernel, accumulator))
+    if accumulator not in COMPILED:
+        if (reason := reason_against(Method.REFERENCE)) is not None:
+            raise MethodError(reason)
+        why = f"only scipy sums in {accumulator}"
+        return Choice(Method.REFERENCE, why, _cost_ns(Method.REFERENCE, kernel, accumulator))
+    served = [m for m in (Method.DIRECT, Method.SEPARABLE, Method.FFT) if not reason_against(m)]
+    costs = {method: _cost_ns(method, kernel, accumulator) for method in served}
+    best = min(costs, key=lambda method: costs[method])
+    return Choice(best, _why(best, kernel, accumulator, equal=equal), costs[best])
+
+
+def _named(name: str) -> Method:
+    try:
+        return Method(name)
+    except ValueError:
+        allowed = ", ".join([AUTO, *Method])
+        raise ConfigError(f"unknown method {name!r}; use one of {allowed}") from None
+
+
+def _cost_ns(method: Method, kernel: Kernel, accumulator: np.dtype) -> float:
+    """Estimated time for one output pixel."""
+    taps, (kr, kc) = int(np.count_nonzero(kernel.active)), kernel.shape
+    width = accumulator.itemsize / 4 * (2 if accumulator.kind == "c" else 1)
+    match method:
+        case Method.DIRECT:
+            return (DIRECT_NS + DIRECT_TAP_NS * taps) * width
+        case Method.SEPARABLE:
+            factors = _factors(kernel, accumulator)
+            terms = factors.terms if factors else MAX_TERMS
+            return (SEPARABLE_NS + SEPARABLE_TAP_NS * terms * (kr + kc)) * width
+        case Method.FFT:
+            return FFT_NS + plan_cells(kernel.shape, accumulator).cost_ns
+        case _:
+            return (REFERENCE_NS + REFERENCE_TAP_NS * taps) * width
+
+
+def _why(method: Method, kernel: Kernel, accumulator: np.dtype, *, equal: bool) -> str:
+    rows, columns = kernel.shape
+    match method:
+        case Method.SEPARABLE:
+            factors = _factors(kernel, accumulator)
+            terms = factors.terms if factors else 0
+            products = terms * (rows + columns)
+            return f"rank {terms}: {products} products a pixel instead of {rows * columns}"
+        case Method.FFT:
+            return f"{rows} x {columns} weights of full rank are cheaper by transforms"
+        case _ if equal:
+            return "integer results must equal scipy's"
+        case _:
+            taps = int(np.count_nonzero(kernel.active))
+            return f"{taps} products a pixel are cheapest as they are"

@@ -1,0 +1,256 @@
+"""What one task of a lazy array does: read pixels, extend them, apply the kernel.
+
+A block is worked on in the order planes, y, x, samples, whatever the array's own axes
+are. A `Reader` stands for the input; nothing here knows what the graph looks like.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise, product
+from typing import Any, Protocol
+
+import numpy as np
+
+from tileconv.core.boundary import read_extended
+from tileconv.core.engines.base import Engine
+from tileconv.core.grid import Region, Shape
+from tileconv.core.operation import Operation
+from tileconv.core.pixels import Cast
+from tileconv.stores.source import Source
+
+Chunks = tuple[tuple[int, ...], ...]
+"""Lengths of the chunks along each axis, as dask writes them."""
+
+Box = tuple[slice, ...]
+"""A half-open box of an array, one slice for each axis."""
+
+
+@dataclass(frozen=True, slots=True)
+class Axes:
+    """Which axes of an array are y and x, with ``y < x``.
+
+    The axes after x are samples, the other ones planes: a block is worked on in the
+    order planes, y, x, samples, and a raster's own layout needs no transposition.
+    """
+
+    ndim: int
+    y: int
+    x: int
+
+    def region(self, box: Box) -> Region:
+        """Rows and columns of a box."""
+        y, x = box[self.y], box[self.x]
+        return Region((y.start, x.start), (y.stop, x.stop))
+
+    def box(self, bands: Box, region: Region) -> Box:
+        """The box with the rows and columns of `region`, and the other axes of `bands`."""
+        rows, columns = region.slices
+        return tuple(
+            rows if axis == self.y else columns if axis == self.x else band
+            for axis, band in enumerate(bands)
+        )
+
+    def allocate(self, shape: Sequence[int], dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+        """An uninitialised block, seen twice.
+
+        Parameters
+        ----------
+        shape : sequence of int
+            In the array's own order.
+        dtype : numpy.dtype
+
+        Returns
+        -------
+        working : ndarray, shape (planes, rows, columns, samples)
+            Contiguous.
+        view : ndarray, of `shape`
+        """
+        planes = [axis for axis in range(self.x) if axis != self.y]
+        order = [*planes, self.y, self.x, *range(self.x + 1, self.ndim)]
+        memory = np.empty([shape[axis] for axis in order], dtype)
+        working = memory.reshape(
+            math.prod(shape[axis] for axis in planes),
+            shape[self.y],
+            shape[self.x],
+            math.prod(shape[self.x + 1 :]),
+        )
+        return working, memory.transpose(np.argsort(order))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BlockWork:
+    """What all blocks of one lazy convolution share. Picklable.
+
+    Parameters
+    ----------
+    operation : Operation
+    engine : Engine
+        Prepared from the operation's kernel, once.
+    cast : Cast
+        Its dtype is the result's.
+    axes : Axes
+        Of the input, and of the result.
+    spatial : (int, int)
+        Rows and columns of the input.
+    block_dtype : numpy.dtype
+        Of extended blocks: it holds the input's pixels and the fill value.
+    """
+
+    operation: Operation
+    engine: Engine
+    cast: Cast
+    axes: Axes
+    spatial: Shape
+    block_dtype: np.dtype
+
+    def output_chunks(self, chunks: Chunks) -> Chunks:
+        """The result's chunks: the input's, each pixel's result in its pixel's chunk.
+
+        In mode full the chunks at the edges grow, in mode valid they lose what is not
+        there; chunks that end up empty are dropped.
+        """
+        result = list(chunks)
+        lengths = self.operation.output_shape(self.spatial)
+        for i, axis in enumerate((self.axes.y, self.axes.x)):
+            shift = self.operation.placement[i]
+            cuts = {min(max(end - shift, 0), lengths[i]) for end in accumulate(chunks[axis])}
+            edges = sorted({0, lengths[i]} | cuts)
+            result[axis] = tuple(b - a for a, b in pairwise(edges)) or (0,)
+        return tuple(result)
+
+    def convolve(self, reader: Reader, box: Box) -> np.ndarray:
+        """The result's pixels of `box`, from a reader of the input."""
+        y, x = spatial = self.axes.y, self.axes.x
+        shape = [band.stop - band.start for band in box]
+        result, result_view = self.axes.allocate(shape, self.cast.dtype)
+        if result.size == 0:
+            return result_view
+        window = self.operation.window(self.axes.region(box))
+        shape[y], shape[x] = window.shape
+        extended, extended_view = self.axes.allocate(shape, self.block_dtype)
+
+        def read(region: Region, into: np.ndarray) -> None:
+            reader.read(self.axes.box(box, region), np.moveaxis(into, (0, 1), spatial))
+
+        read_extended(
+            read,
+            window,
+            self.spatial,
+            self.operation.boundary,
+            self.operation.fill_value,
+            np.moveaxis(extended_view, spatial, (0, 1)),
+        )
+        for block, out in zip(extended, result, strict=True):
+            self.engine.apply(block, out, self.cast)
+        return result_view
+
+
+class Reader(Protocol):
+    """Reads boxes of an array, inside a task."""
+
+    def read(self, box: Box, out: np.ndarray) -> None:
+        """Fill `out`, of the box's shape and any strides, with the pixels of `box`."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ArrayReader:
+    """Reads whatever is indexed by slices: numpy and zarr arrays."""
+
+    array: Any
+
+    def read(self, box: Box, out: np.ndarray) -> None:
+        """See `Reader`."""
+        out[...] = self.array[box]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SourceReader:
+    """Reads a raster's file; boxes have whole samples."""
+
+    source: Source
+
+    def read(self, box: Box, out: np.ndarray) -> None:
+        """See `Reader`."""
+        raster = self.source.raster
+        y = raster.y_axis
+        region = Region((box[y].start, box[y + 1].start), (box[y].stop, box[y + 1].stop))
+        for local in np.ndindex(out.shape[:y]):
+            index = tuple(band.start + i for band, i in zip(box, local, strict=False))
+            plane = int(np.ravel_multi_index(index, raster.plane_shape)) if index else 0
+            self._read_plane(plane, region, out[local])
+
+    def _read_plane(self, plane: int, region: Region, out: np.ndarray) -> None:
+        if out.ndim == 3:
+            self.source.read(plane, region, out)
+        elif out.ndim == 2:
+            self.source.read(plane, region, out[..., np.newaxis])
+        else:
+            samples = math.prod(out.shape[2:])
+            block = np.empty((*region.shape, samples), out.dtype)
+            self.source.read(plane, region, block)
+            out[...] = block.reshape(out.shape)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ChunkReader:
+    """Reads from the chunks of a dask array that a task was given.
+
+    Parameters
+    ----------
+    axes : Axes
+    rows, columns : tuple of (int, int)
+        Extents of the chunks in the array.
+    chunks : tuple of ndarray
+        Row by row; along the other axes just what is asked for.
+    """
+
+    axes: Axes
+    rows: tuple[tuple[int, int], ...]
+    columns: tuple[tuple[int, int], ...]
+    chunks: tuple[np.ndarray, ...]
+
+    def read(self, box: Box, out: np.ndarray) -> None:
+        """See `Reader`."""
+        wanted = self.axes.region(box)
+        everything = (slice(None),) * self.axes.ndim
+        extents = product(self.rows, self.columns)
+        for (y, x), chunk in zip(extents, self.chunks, strict=True):
+            extent = Region((y[0], x[0]), (y[1], x[1]))
+            common = extent.intersect(wanted)
+            if common.area:
+                into = self.axes.box(everything, common.within(wanted))
+                out[into] = np.asarray(chunk)[self.axes.box(everything, common.within(extent))]
+
+
+# What tasks call. `shared` is what the graph's data node holds.
+
+
+def convolve_array(work: BlockWork, shared: Any, box: Box) -> np.ndarray:
+    """One block of a convolved numpy or zarr array."""
+    return work.convolve(ArrayReader(shared), box)
+
+
+def convolve_source(work: BlockWork, shared: Source, box: Box) -> np.ndarray:
+    """One block of a convolved file."""
+    return work.convolve(SourceReader(shared), box)
+
+
+def convolve_chunks(
+    work: BlockWork,
+    box: Box,
+    rows: tuple[tuple[int, int], ...],
+    columns: tuple[tuple[int, int], ...],
+    *chunks: np.ndarray,
+) -> np.ndarray:
+    """One block of a convolved dask array, from the chunks its window meets."""
+    return work.convolve(ChunkReader(work.axes, rows, columns, chunks), box)
+
+
+def read_source(shared: Source, box: Box) -> np.ndarray:
+    """One block of a file."""
+    out = np.empty([s.stop - s.start for s in box], shared.raster.dtype)
+    SourceReader(shared).read(box, out)
+    return out

@@ -1,0 +1,180 @@
+"""Kernels from files: .npy, text and TIFF, each read as numbers and nothing else."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from tileconv.core.kernels import MAX_WEIGHTS
+from tileconv.errors import ConfigError
+
+MAX_BYTES = 1 << 30
+"""Largest kernel file that is opened: a complex number of text for each of `MAX_WEIGHTS`."""
+
+
+def read_kernel(path: str | Path) -> tuple[np.ndarray, str]:
+    """The weights in a file.
+
+    Parameters
+    ----------
+    path : path
+        ``.npy``; ``.csv`` or ``.txt``, rows of numbers separated by commas, semicolons or
+        spaces, with ``#`` before comments; ``.tif`` or ``.tiff``, whose pixels are the weights.
+
+    Returns
+    -------
+    weights : ndarray, 2-D
+        In native byte order; text is float64.
+    name : str
+        The file's name.
+
+    Raises
+    ------
+    ConfigError
+        The file is not there, cannot be read, or holds anything but a finite 2-D array of
+        1 to `MAX_WEIGHTS` numbers.
+    """
+    path = Path(path)
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise ConfigError(
+            f"kernel file {path} ends in {path.suffix or 'nothing'}; "
+            f"give one of {', '.join(_READERS)}"
+        )
+    try:
+        if not path.is_file():
+            what = "is not a file" if path.exists() else "does not exist"
+            raise ConfigError(f"kernel file {path} {what}; check the path")
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise ConfigError(f"kernel file {path} has {size} bytes, more than {MAX_BYTES}")
+        weights = reader(path)
+    except OSError as error:
+        raise ConfigError(
+            f"kernel file {path} cannot be read: {error.strerror or error}; check its permissions"
+        ) from error
+    _check_shape(path, weights.shape)
+    if weights.dtype.kind not in "biufc":
+        raise ConfigError(f"kernel file {path} holds {weights.dtype}, not numbers; save numbers")
+    weights = weights.astype(weights.dtype.newbyteorder("="))
+    bad = np.argwhere(~np.isfinite(weights))
+    if len(bad):
+        y, x = (int(i) for i in bad[0])
+        raise ConfigError(
+            f"kernel file {path} has {weights[y, x]} at row {y}, column {x}; weights must be finite"
+        )
+    return weights, path.name
+
+
+def _check_shape(path: Path, shape: tuple[int, ...]) -> None:
+    """Refuse what is no kernel, where the format tells before its weights are read."""
+    if len(shape) != 2:
+        raise ConfigError(
+            f"kernel file {path} has {len(shape)} axes (shape {shape}); a kernel has 2, y and x"
+        )
+    if math.prod(shape) == 0:
+        raise ConfigError(f"kernel file {path} is empty (shape {shape}); give at least 1 x 1")
+    if math.prod(shape) > MAX_WEIGHTS:
+        raise ConfigError(
+            f"kernel file {path} has {shape[0]} x {shape[1]} weights, more than {MAX_WEIGHTS}"
+        )
+
+
+def _read_npy(path: Path) -> np.ndarray:
+    try:
+        with path.open("rb") as file:
+            version = np.lib.format.read_magic(file)
+            if version == (1, 0):
+                shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+            else:
+                shape, _, dtype = np.lib.format.read_array_header_2_0(file)
+            if not dtype.hasobject:
+                _check_shape(path, shape)
+            file.seek(0)
+            return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
+    except ConfigError:
+        raise
+    except (ValueError, EOFError, SyntaxError) as error:
+        raise ConfigError(
+            f"kernel file {path} is not a .npy of numbers: {_one_line(error)}; "
+            "write it with numpy.save from a plain numeric array"
+        ) from error
+
+
+def _read_text(path: Path) -> np.ndarray:
+    rows: list[np.ndarray] = []
+    total = 0
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, start=1):
+                row = _parse_row(path, number, line.partition("#")[0])
+                if row is None:
+                    continue
+                if rows and row.size != rows[0].size:
+                    raise ConfigError(
+                        f"kernel file {path}, line {number}: {row.size} numbers where the rows "
+                        f"before have {rows[0].size}; give every row as many"
+                    )
+                rows.append(row)
+                total += row.size
+                _check_shape(path, (1, total))
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"kernel file {path} is not text: {_one_line(error)}; write rows of numbers"
+        ) from error
+    return np.stack(rows) if rows else np.empty((0, 0))
+
+
+def _parse_row(path: Path, number: int, line: str) -> np.ndarray | None:
+    """The numbers of a line; None for a line without any."""
+    line = line.strip()
+    if not line:
+        return None
+    separator = next((mark for mark in (";", ",") if mark in line), None)
+    try:
+        return np.array([float(word) for word in line.split(separator)], np.float64)
+    except ValueError as error:
+        raise ConfigError(
+            f"kernel file {path}, line {number}: {_one_line(error)}; write numbers with a "
+            "decimal point, separated by commas, semicolons or spaces"
+        ) from error
+
+
+def _read_tiff(path: Path) -> np.ndarray:
+    import tifffile
+
+    try:
+        # tifffile warns of what it then reads; what it cannot read, it raises.
+        with warnings.catch_warnings(action="ignore"), tifffile.TiffFile(path) as file:
+            if len(file.pages) != 1:
+                raise ConfigError(
+                    f"kernel file {path} has {len(file.pages)} pages; give a TIFF of one"
+                )
+            page = file.pages.first
+            _check_shape(path, page.shape)
+            return np.asarray(page.asarray())
+    except (ConfigError, OSError):
+        raise
+    except Exception as error:
+        # A decoder raises what it likes about bytes it does not like.
+        raise ConfigError(
+            f"kernel file {path} is not a TIFF that can be read: {_one_line(error)}; "
+            "write one page of plain pixels"
+        ) from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+_READERS: Mapping[str, Callable[[Path], np.ndarray]] = {
+    ".npy": _read_npy,
+    ".csv": _read_text,
+    ".txt": _read_text,
+    ".tif": _read_tiff,
+    ".tiff": _read_tiff,
+}
