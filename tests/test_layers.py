@@ -26,7 +26,6 @@ NOT_IN_CORE = {"dask", "distributed", "zarr", "tifffile", "imagecodecs", "click"
 LATE = {"dask", "distributed", "zarr", "rich", "numba", "scipy", "tifffile", "imagecodecs"}
 
 
-
 def part(module: str) -> str:
     """The part of the house a module is in: ``tileconv.core.grid`` -> ``core``."""
     pieces = module.split(".")

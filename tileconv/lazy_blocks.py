@@ -7,6 +7,7 @@ are. A `Reader` stands for the input; nothing here knows what the graph looks li
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise, product
@@ -164,6 +165,24 @@ class ArrayReader:
     def read(self, box: Box, out: np.ndarray) -> None:
         """See `Reader`."""
         out[...] = self.array[box]
+
+
+class OpenFile:
+    """A source that closes itself when nothing refers to it any more; else it is the source.
+
+    Lazy arrays have no end of their own at which a file could be closed. Pickled as its
+    source, which is opened anew, once in each process.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        weakref.finalize(self, source.close)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_source"], name)
+
+    def __reduce__(self) -> tuple[type[OpenFile], tuple[Source]]:
+        return OpenFile, (self._source,)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

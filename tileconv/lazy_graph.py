@@ -16,7 +16,7 @@ a process receives it once.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import accumulate, product
 from typing import Any
 
@@ -30,12 +30,12 @@ from tileconv.lazy_blocks import (
     BlockWork,
     Box,
     Chunks,
+    OpenFile,
     convolve_array,
     convolve_chunks,
     convolve_source,
     read_source,
 )
-from tileconv.stores.source import Source
 
 
 def boxes(chunks: Chunks) -> Iterator[tuple[tuple[int, ...], Box]]:
@@ -48,33 +48,29 @@ def boxes(chunks: Chunks) -> Iterator[tuple[tuple[int, ...], Box]]:
     return zip(indices, product(*axes), strict=True)
 
 
-def source_array(source: Source, chunks: Chunks, name: str) -> da.Array:
+def file_array(file: OpenFile, chunks: Chunks, name: str) -> da.Array:
     """A lazy array of a file, one task for each chunk."""
-    pixels = f"{name}-source"
-    graph: dict[Any, Any] = {pixels: DataNode(pixels, source)}
+    shared = f"{name}-source"
+    graph: dict[Any, Any] = {shared: DataNode(shared, file)}
     for index, box in boxes(chunks):
         key = (name, *index)
-        graph[key] = Task(key, read_source, TaskRef(pixels), box)
-    return _array(graph, name, chunks, source.raster.dtype, [])
+        graph[key] = Task(key, read_source, TaskRef(shared), box)
+    return _array(graph, name, chunks, file.raster.dtype, [])
 
 
-def convolved(
-    pixels: Any, chunks: Chunks, work: BlockWork, name: str, *, from_source: bool = False
-) -> da.Array:
+def convolved(pixels: Any, chunks: Chunks, work: BlockWork, name: str) -> da.Array:
     """The lazy result of `work` on a file or an array that tasks read themselves.
 
     Parameters
     ----------
-    pixels : Source, or anything indexed by slices
+    pixels : OpenFile, or anything indexed by slices
     chunks : Chunks
         Of the input, as it is to be cut; the result's follow.
     work : BlockWork
     name : str
         Name of the result, the same for the same arguments.
-    from_source : bool
-        Whether `pixels` is a `Source`.
     """
-    function: Callable[..., np.ndarray] = convolve_source if from_source else convolve_array
+    function = convolve_source if isinstance(pixels, OpenFile) else convolve_array
     shared, source = f"{name}-work", f"{name}-source"
     graph: dict[Any, Any] = {shared: DataNode(shared, work), source: DataNode(source, pixels)}
     result = work.output_chunks(chunks)
@@ -120,8 +116,11 @@ def _needs(
     ends = list(accumulate(given))
     operation = work.operation
     offset, reach = operation.offset[axis], operation.kernel.shape[axis] - 1
-    needs = []
+    needs: list[Needs] = []
     for size, stop in zip(result, accumulate(result), strict=True):
+        if size == 0:
+            needs.append(((), ()))
+            continue
         lo, hi = stop - size + offset, stop + offset + reach
         plan = plan_axis(lo, hi, work.spatial[axis], operation.boundary)
         numbers: set[int] = set()

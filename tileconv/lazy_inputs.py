@@ -19,10 +19,10 @@ from dask.base import tokenize
 from tileconv.core.grid import align_down, ceil_div
 from tileconv.core.raster import Raster
 from tileconv.errors import ConfigError
-from tileconv.lazy_blocks import BlockWork, Chunks
-from tileconv.lazy_graph import convolved, convolved_dask, source_array
+from tileconv.lazy_blocks import BlockWork, Chunks, OpenFile
+from tileconv.lazy_graph import convolved, convolved_dask, file_array
 from tileconv.stores.absent import Missing
-from tileconv.stores.source import Source, open_source
+from tileconv.stores.source import open_source
 
 BLOCK_BYTES = 32 << 20
 """Size of the blocks a file or an array is cut into: large beside a halo, small beside memory."""
@@ -30,14 +30,13 @@ BLOCK_BYTES = 32 << 20
 
 @dataclass(frozen=True, slots=True)
 class Pixels:
-    """An input, not read: at most one of its three kinds.
+    """An input, not read, of one of three kinds.
 
     Parameters
     ----------
     shape : tuple of int
     dtype : numpy.dtype
-    source : Source or None
-        A file; its y and x are the raster's.
+    file : OpenFile or None
     dask : dask.array.Array or None
     array : object or None
         What is indexed by slices: a numpy or zarr array.
@@ -48,7 +47,7 @@ class Pixels:
     shape: tuple[int, ...]
     dtype: np.dtype
     token: str
-    source: Source | None = None
+    file: OpenFile | None = None
     dask: da.Array | None = None
     array: Any = None
 
@@ -63,22 +62,28 @@ class Pixels:
             return np.asarray(self.array[...])
         return np.asarray((self.opened() if self.dask is None else self.dask).compute())
 
+    @property
+    def file_axes(self) -> tuple[int, int] | None:
+        """Which axes a file's y and x are; None where the input is no file."""
+        if self.file is None:
+            return None
+        y = self.file.raster.y_axis
+        return y, y + 1
+
     def opened(self) -> da.Array:
         """The lazy array of a file."""
-        assert self.source is not None
-        return source_array(
-            self.source, source_chunks(self.source.raster), f"tileconv-open-{self.token}"
-        )
+        assert self.file is not None
+        chunks = file_chunks(self.file.raster)
+        return file_array(self.file, chunks, f"tileconv-open-{self.token}")
 
     def convolved(self, work: BlockWork, name: str) -> da.Array:
         """The lazy result of `work`, whose axes are this input's."""
         if self.dask is not None:
             return convolved_dask(self.dask, work, name)
-        if self.source is None:
+        if self.file is None:
             return convolved(self.array, _array_chunks(self.array), work, name)
-        if self.source.raster.y_axis == work.axes.y and work.axes.x == work.axes.y + 1:
-            chunks = source_chunks(self.source.raster)
-            return convolved(self.source, chunks, work, name, from_source=True)
+        if self.file_axes == (work.axes.y, work.axes.x):
+            return convolved(self.file, file_chunks(self.file.raster), work, name)
         # The kernel runs over other axes than the file's own y and x.
         return convolved_dask(self.opened(), work, name)
 
@@ -119,7 +124,7 @@ def file_pixels(path: str | os.PathLike[str], *, level: int = 0, missing: str = 
     source = open_source(path, level=level, missing=absence)
     raster = source.raster
     token = tokenize(str(Path(path).resolve()), _identity(Path(path)), level, missing)
-    return Pixels(raster.shape, raster.dtype, token, source=source)
+    return Pixels(raster.shape, raster.dtype, token, file=OpenFile(source))
 
 
 def _identity(path: Path) -> tuple[int, ...]:
@@ -137,15 +142,15 @@ def _array_chunks(array: Any) -> Chunks:
     return tuple(tuple(int(size) for size in sizes) for sizes in found)
 
 
-def source_chunks(raster: Raster, target_bytes: int = BLOCK_BYTES) -> Chunks:
-    """Chunks a file is read by: whole storage chunks, about `target_bytes` each.
+def file_chunks(raster: Raster) -> Chunks:
+    """Chunks a file is read by: whole storage chunks, about `BLOCK_BYTES` each.
 
     Rows first where chunks are as wide as the raster (strips), square otherwise. Small
     planes are read several at once; samples are never taken apart.
     """
     rows, columns = raster.spatial
     chunk_rows, chunk_columns = raster.chunk or (1, 1)
-    pixels = max(1, target_bytes // max(1, raster.pixel_bytes))
+    pixels = max(1, BLOCK_BYTES // max(1, raster.pixel_bytes))
     side = math.isqrt(pixels)
     width = min(columns, max(chunk_columns, align_down(side, chunk_columns)))
     height = min(rows, max(chunk_rows, align_down(pixels // max(1, width), chunk_rows)))

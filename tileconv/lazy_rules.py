@@ -16,7 +16,7 @@ from scipy import ndimage, signal
 
 from tileconv import __version__
 from tileconv.core.boundary import Boundary, ndimage_boundary, signal_boundary
-from tileconv.core.engines import build_engine
+from tileconv.core.engines import engine_for
 from tileconv.core.kernels import MAX_WEIGHTS, Kernel, flip
 from tileconv.core.operation import Mode, Operation
 from tileconv.core.pixels import Cast, Rule
@@ -102,9 +102,7 @@ def ndimage_result(
             f"({type(output).__name__}); give its dtype, and compute or store the result"
         )
     raster, taps = pixels_of(given), _weights(pixels_of(weights))
-    if axes is None and raster.source is not None:
-        y = raster.source.raster.y_axis
-        axes = (y, y + 1)
+    axes = raster.file_axes if axes is None else axes
     rule = ndimage_boundary(mode)
     dtype = _ndimage_dtype(name, raster, taps, (output, mode, cval, origin, axes))
 
@@ -202,7 +200,7 @@ def _work(
     if operation.boundary is Boundary.FILL and not _holds(block, operation.fill_value):
         block = np.result_type(block, sums)
     cast = Cast(dtype, Rule.TRUNCATE)
-    engine = build_engine(operation.kernel, block, sums, cast, method=method)
+    engine = engine_for(operation.kernel, block, sums, cast, method=method)
     return BlockWork(operation, engine, cast, axes, spatial, block)
 
 

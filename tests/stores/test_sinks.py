@@ -297,9 +297,9 @@ def test_a_layout_describes_what_will_be_stored(file_format):
 
 @pytest.mark.parametrize("options", [{"compression": "zip"}, {"level": 99}, {"level": -1}])
 def test_a_compression_that_is_not_there_is_refused(file_format, options):
-    with pytest.raises(ConfigError, match="compression") as caught:
+    value = str(next(iter(options.values())))
+    with pytest.raises(ConfigError, match=value):
         plan_layout(file_format, Raster((20, 20), np.dtype(np.uint8), ("y", "x")), **options)
-    assert str(next(iter(options.values()))) in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -75,9 +75,9 @@ def factorise(kernel: Kernel, accumulator: np.dtype) -> Factors | None:
 
 
 def _whole_factors(weights: np.ndarray) -> Factors | None:
-    if not np.abs(weights.astype(np.float64)).max() < 2.0**53:
+    if weights.dtype.kind == "f" and not np.abs(weights).max() < 2.0**53:
         return None
-    w = weights.astype(np.int64)
+    w = weights.astype(np.int64)  # uint64 wraps, as its sums do.
     occupied = np.flatnonzero(w.any(axis=1))
     first = w[occupied[0]] if occupied.size else w[0]
     row = first // max(int(np.gcd.reduce(first)), 1)
@@ -85,8 +85,6 @@ def _whole_factors(weights: np.ndarray) -> Factors | None:
     column = w[:, at] // (int(row[at]) or 1)
     if not np.array_equal(np.outer(column, row), w):
         return None
-    if weights.dtype.kind == "u" and min(int(column.min()), int(row.min())) < 0:
-        column, row = -column, -row
     columns, rows = (f.astype(weights.dtype)[None] for f in (column, row))
     if weights.dtype.kind == "f":
         columns, rows = _balanced(columns, rows)
@@ -115,8 +113,8 @@ def _crosses(weights: np.ndarray) -> Factors | None:
     )
     if growth > GROWTH * gain:
         return None
-    balanced = _balanced(np.array(columns), np.array(rows))
-    return Factors(*(f.astype(weights.dtype) for f in balanced), whole=False)
+    down, along = _balanced(np.array(columns), np.array(rows))
+    return Factors(down.astype(weights.dtype), along.astype(weights.dtype), whole=False)
 
 
 def _balanced(columns: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -126,5 +124,5 @@ def _balanced(columns: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.nda
     not overflow halfway. Powers of two lose no bit.
     """
     exponents = [math.frexp(float(np.abs(row).sum()))[1] for row in rows]
-    scale = np.array([2.0**-e for e in exponents])[:, None]
+    scale = np.array([2.0**-e for e in exponents], dtype=rows.real.dtype)[:, None]
     return columns / scale, rows * scale

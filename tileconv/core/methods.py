@@ -36,11 +36,15 @@ COMPILED = frozenset(np.dtype(code) for code in "bBhHiIlLqQfdFD")
 TRANSFORMED = frozenset(np.dtype(code) for code in "fdFD")
 """Dtypes transforms are made in."""
 
-# Estimated time for one output pixel in float32 on one core of a 2-core AMD EPYC x86-64,
-# 2026-11, benchmark: 2048 x 2048 float32 in and out. Other dtypes by their bytes.
-DIRECT_NS, DIRECT_TAP_NS = 0.25, 0.0225
-SEPARABLE_NS, SEPARABLE_TAP_NS = 0.25, 0.026
-FFT_NS = 1.0
+SCIPY = COMPILED | {np.dtype(np.longdouble), np.dtype(np.clongdouble)}
+"""Dtypes scipy.signal sums in."""
+
+# Time for one output pixel with sums in float32, fitted to CPU times of 2048 x 2048 outputs
+# with kernels of 3 .. 127 weights a side on one core of a 2-core AMD EPYC x86-64, 2026-11.
+# Other dtypes by their bytes.
+DIRECT_NS, DIRECT_TAP_NS = 0.65, 0.027
+SEPARABLE_NS, SEPARABLE_TAP_NS = 0.8, 0.046
+FFT_NS = 3.5
 REFERENCE_NS, REFERENCE_TAP_NS = 5.0, 1.0
 
 
@@ -53,18 +57,18 @@ class Choice:
     method : Method
     reason : str
         For people.
-    pixel_ns : float
+    ns_per_pixel : float
         Estimated time for one output pixel (and sample) on one core.
     """
 
     method: Method
     reason: str
-    pixel_ns: float
+    ns_per_pixel: float
 
     @property
     def mpx_per_s(self) -> float:
         """Estimated rate of one core, 10**6 pixels a second."""
-        return 1e3 / self.pixel_ns
+        return 1e3 / self.ns_per_pixel
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,36 +116,44 @@ def _factors(kernel: Kernel, accumulator: np.dtype) -> Factors | None:
 
 def refusal(method: Method, kernel: Kernel, accumulator: np.dtype) -> str | None:
     """Why a method cannot apply a kernel with sums in `accumulator`; None if it can."""
-    if accumulator.kind not in "cO" and kernel.weights.dtype.kind == "c":
+    weights = kernel.weights.dtype
+    if accumulator.kind not in "cO" and weights.kind == "c":
         return f"{method}: complex weights need complex sums, not {accumulator}"
-    if accumulator.kind in "biu" and kernel.weights.dtype.kind not in "biu":
+    if accumulator.kind in "biu" and weights.kind not in "biu":
         return f"{method}: sums in {accumulator} need weights that are integers"
-    match method:
-        case Method.DIRECT if accumulator not in COMPILED:
-            return f"direct: sums in {accumulator} are not compiled; use method 'reference'"
-        case Method.SEPARABLE if accumulator not in COMPILED:
-            return f"separable: sums in {accumulator} are not compiled; use method 'reference'"
-        case Method.SEPARABLE if factorise(kernel, accumulator) is None:
-            return _not_separable(kernel, accumulator)
-        case Method.FFT if accumulator not in TRANSFORMED:
-            return f"fft: sums in {accumulator} cannot be transformed; use method 'direct'"
-        case Method.FFT if not bool(np.all(np.isfinite(kernel.weights))):
-            return "fft: the kernel has weights that are NaN or infinite; use method 'direct'"
-        case Method.REFERENCE:
-            return _no_reference(kernel, accumulator)
+    if method is Method.REFERENCE:
+        return _no_reference(kernel, accumulator)
+    if accumulator not in COMPILED:
+        return f"{method}: cannot sum in {accumulator}; use method 'reference'"
+    if method is Method.SEPARABLE and factorise(kernel, accumulator) is None:
+        return _not_separable(kernel, accumulator)
+    return _no_transform(kernel, accumulator) if method is Method.FFT else None
+
+
+def _no_transform(kernel: Kernel, accumulator: np.dtype) -> str | None:
+    if accumulator not in TRANSFORMED:
+        return f"fft: sums in {accumulator} cannot be transformed; use method 'direct'"
+    if not bool(np.all(np.isfinite(kernel.weights.astype(accumulator)))):
+        return f"fft: the kernel has weights not finite in {accumulator}; use method 'direct'"
     return None
 
 
 def _not_separable(kernel: Kernel, accumulator: np.dtype) -> str:
     rows, columns = kernel.shape
-    what = "a product of whole factors" if accumulator.kind in "iu" else (
-        f"a sum of at most {MAX_TERMS} rank-one terms, fewer products than its weights, "
-        f"within the error bound of {accumulator}"
+    what = (
+        "a product of whole factors"
+        if accumulator.kind in "iu"
+        else (
+            f"a sum of at most {MAX_TERMS} rank-one terms, fewer products than its weights, "
+            f"within the error bound of {accumulator}"
+        )
     )
     return f"separable: the {rows} x {columns} kernel is not {what}; use method 'direct' or 'fft'"
 
 
 def _no_reference(kernel: Kernel, accumulator: np.dtype) -> str | None:
+    if accumulator not in SCIPY:
+        return f"reference: scipy cannot sum in {accumulator}; use integers, floats or complex"
     if accumulator in (np.float64, np.complex128) or bool(kernel.active.all()):
         return None
     return (
@@ -186,9 +198,7 @@ def _must_equal(
         return True
     # Whole results come out right after rounding if the error stays below a half.
     whole = input_dtype.kind in "biu" and kernel.is_integral
-    return whole and (
-        error_bound(kernel.gain, largest_magnitude(input_dtype), accumulator) >= 0.5
-    )
+    return whole and (error_bound(kernel.gain, largest_magnitude(input_dtype), accumulator) >= 0.5)
 
 
 def choose(

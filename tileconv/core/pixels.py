@@ -42,8 +42,8 @@ class Cast:
         SATURATE, a job's: round half to even, clip to the dtype's range and count.
         TRUNCATE, scipy.ndimage's and C's: towards zero, overflowing as scipy's does.
     nan_fill : number or None
-        What a NaN becomes in an integer output under SATURATE; with None it is counted in
-        `CastCounts.nans`, for the caller to refuse, and written as 0.
+        What a NaN becomes in an integer output under SATURATE; with None it becomes 0, for
+        the caller to refuse. `CastCounts.nans` counts them either way.
 
     Raises
     ------
@@ -99,7 +99,8 @@ class Cast:
         if values.dtype.kind in "biu":
             return self._store_integers(values, out)
         if self.rule is Rule.TRUNCATE:
-            out[...] = truncated(values, self.dtype)
+            for index in np.ndindex(values.shape[:1]):  # A row at a time: it takes copies.
+                out[index] = truncated(values[index], self.dtype)
             return CastCounts()
         return self._saturate(values, out)
 
@@ -132,7 +133,7 @@ class Cast:
         )
         if not direct:
             out[...] = flat.reshape(out.shape)
-        return CastCounts(int(clipped), int(nans) if self.nan_fill is None else 0)
+        return CastCounts(int(clipped), int(nans))
 
     def _saturate_wide(self, values: np.ndarray, out: np.ndarray) -> CastCounts:
         """The same for floats wider than Numba knows, which hold every integer of `dtype`."""
@@ -142,8 +143,11 @@ class Cast:
         clipped = (rounded < low) | (rounded > high)
         rounded = np.where(nans, values.dtype.type(self.nan_fill or 0), rounded)
         np.copyto(out, np.clip(rounded, low, high), casting="unsafe")
-        unfilled = int(np.count_nonzero(nans)) if self.nan_fill is None else 0
-        return CastCounts(int(np.count_nonzero(clipped)), unfilled)
+        return CastCounts(int(np.count_nonzero(clipped)), int(np.count_nonzero(nans)))
+
+
+TRUNCATED_BYTES = 64
+"""Upper bound of what `truncated` allocates for one value, its result included."""
 
 
 def truncated(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -162,7 +166,7 @@ def truncated(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
         Integer or bool. Bool is what uint8 would be, compared with 0.
     """
     if dtype.kind == "b":
-        return truncated(values, np.dtype(np.uint8)) != 0
+        return np.asarray(truncated(values, np.dtype(np.uint8)) != 0)
     sums = np.asarray(values, dtype=np.float64)
     bound = 2.0**31 if dtype.itemsize < 4 or dtype == np.int32 else 2.0**63
     if dtype.kind == "i":

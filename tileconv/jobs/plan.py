@@ -330,7 +330,7 @@ def _cost(plan: Plan) -> float:
     waste = work.computed(typical).area / typical.area
     read_ns = _RAW_NS if work.source.compression == "none" else _DECODE_NS
     pixel = (
-        work.choice.ns_per_pixel * waste * work.source.samples
+        work.choice.pixel_ns * waste * work.source.samples
         + read_ns * work.source.pixel_bytes * plan.read_amplification
         + _RAW_NS * work.source.pixel_bytes * work.window(typical).area / typical.area
         + _TILE_NS / typical.area

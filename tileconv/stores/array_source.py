@@ -61,7 +61,8 @@ class NumpySource:
 
     def read(self, plane: int, region: Region, out: np.ndarray) -> None:
         """Fill `out` with the pixels of `region`; see `Source.read`."""
-        pixels = self._array[(*self._raster.plane_index(plane), *region.slices)]
+        index: tuple[int | slice, ...] = (*self._raster.plane_index(plane), *region.slices)
+        pixels = self._array[index]
         out.reshape(out.shape[:2] + self._raster.sample_shape)[...] = pixels
 
     def close(self) -> None:
@@ -77,6 +78,9 @@ class NumpySource:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _source_of, (self._array, self._raster.dims)
 
 
 class NpySource:
@@ -190,6 +194,10 @@ class NpySource:
                 f"{self._path} has {size} bytes, its header asks for {self._stop}; "
                 "it is truncated, restore it from its source"
             )
+
+
+def _source_of(array: np.ndarray, dims: tuple[str, ...]) -> NumpySource:
+    return NumpySource(array, dims=dims)
 
 
 def _reopen(path: Path, dims: str | Sequence[str] | None) -> NpySource:

@@ -13,6 +13,9 @@ from concurrent.futures import Future
 
 import numpy as np
 
+DEFAULT_CACHE_BYTES = 64 << 20
+"""Size of the cache a source makes for itself when it is given none."""
+
 
 class ChunkCache:
     """Least-recently-used chunks within `capacity_bytes`; thread-safe.

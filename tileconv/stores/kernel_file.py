@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -148,14 +147,10 @@ def _read_tiff(path: Path) -> np.ndarray:
     import tifffile
 
     try:
-        # tifffile warns of what it then reads; what it cannot read, it raises.
-        with warnings.catch_warnings(action="ignore"), tifffile.TiffFile(path) as file:
-            if len(file.pages) != 1:
-                raise ConfigError(
-                    f"kernel file {path} has {len(file.pages)} pages; give a TIFF of one"
-                )
-            page = file.pages.first
-            _check_shape(path, page.shape)
+        with tifffile.TiffFile(path) as file:
+            pages, page = len(file.pages), file.pages.first
+            # The shape of several pages has an axis more than a kernel has.
+            _check_shape(path, page.shape if pages == 1 else (pages, *page.shape))
             return np.asarray(page.asarray())
     except (ConfigError, OSError):
         raise

@@ -14,7 +14,6 @@ from tileconv.stores.layout import Layout
 from tileconv.stores.tiff_layout import tiff_layout
 from tileconv.stores.tiff_tags import TiffTags
 from tileconv.stores.zarr_layout import zarr_layout
-from tileconv.stores.zarr_layout import zarr_layout
 
 __all__ = ["Layout", "Sink", "format_of", "open_sink", "plan_layout"]
 

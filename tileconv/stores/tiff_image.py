@@ -13,7 +13,13 @@ import numpy as np
 
 from tileconv.errors import InputError
 from tileconv.stores.tiff_pages import Geometry, SegmentTable, is_raw
-from tileconv.stores.tiff_structure import check_chain, choose_level, log_is_error, open_tiff
+from tileconv.stores.tiff_structure import (
+    check_chain,
+    choose_level,
+    log_is_error,
+    one_line,
+    open_tiff,
+)
 from tileconv.stores.tiff_tags import TiffTags, read_tags
 
 MAX_UNLISTED = 1_000_000
@@ -22,10 +28,11 @@ MAX_UNLISTED = 1_000_000
 MAX_SEGMENT_BYTES = 1 << 31
 """Decoded size above which a segment must not be larger than the image it belongs to."""
 
-# What tifffile keeps of a file while it is opened: measured 84 bytes for a segment (two Python
-# integers in two tuples) and 14 KiB for a page with 16 tags (2026-11, tifffile 2026.3.3).
-_OPENING_BYTES_PER_SEGMENT = 84
-_OPENING_BYTES_PER_PAGE = 14 << 10
+# What tifffile takes for a file while it is opened, measured on 2.4 million tiles (two Python
+# integers in two tuples for each) and on 3,000 pages; little of it is left afterwards, but the
+# peak is what counts (2026-11, tifffile 2026.3.3 and 2026.11.8).
+_OPENING_BYTES_PER_SEGMENT = 80
+_OPENING_BYTES_PER_PAGE = 8 << 10
 
 _NAMES = {"adobe_deflate": "deflate", "pixar_deflate": "deflate"}
 
@@ -140,11 +147,7 @@ def _image_of(tif: Any, series: Any, path: Path, size: int) -> TiffImage:
         decode=decode,
         decode_options=tuple(_options(page, keyframe) for page in pages),
         tags=read_tags(keyframe, path),
-        memory_bytes=(
-            table.nbytes
-            + table.offsets.size * _OPENING_BYTES_PER_SEGMENT
-            + len(tif.pages) * _OPENING_BYTES_PER_PAGE
-        ),
+        memory_bytes=table.nbytes + _opening_bytes(tif),
     )
     _forget_tables(tif, pages)
     return image
@@ -180,6 +183,8 @@ def _listed_segments(
         if page is None:
             continue
         offsets, counts = page.dataoffsets, page.databytecounts
+        if len(offsets) == 0 and geometry.segments > 0:
+            raise InputError(f"{path}: {_page_name(page)} does not say where its pixels are")
         if raw and geometry.segments == 1 and len(offsets) == 1 and not any(counts):
             # Old writers leave out the length of a single raw strip; it is known.
             counts = (math.prod(keyframe.shaped) * keyframe.dtype.itemsize,)
@@ -202,6 +207,8 @@ def _axes(
             f"{described}, but its pages hold {stored[0]} planes of "
             f"{stored[1]} x {stored[2]} x {stored[3]} samples; write it again"
         )
+    if letters[y + 2 :] == "q":  # of length one, which tifffile does not take for samples
+        letters = letters[:-1] + "s"
     names: list[str] = []
     for letter in letters:
         plain = letter if letter in string.ascii_lowercase else "q"
@@ -240,7 +247,9 @@ def _decoder(keyframe: Any, geometry: Geometry, path: Path) -> Callable[..., Any
         decode: Callable[..., Any] = keyframe.decode
         decode(None, 0)
     except Exception as error:
-        raise InputError(f"{path} cannot be decoded: {error}; convert it first") from error
+        raise InputError(
+            f"{path} cannot be decoded: {one_line(error)}; convert it first"
+        ) from error
     return decode
 
 
@@ -259,9 +268,19 @@ def _page_name(page: Any) -> str:
     return f"page {first}" + "".join(f", SubIFD {index}" for index in below)
 
 
+def _opening_bytes(tif: Any) -> int:
+    """Memory that tifffile takes for every page of the file, whichever image is read."""
+    levels = [level for series in tif.series for level in series.levels]
+    pages = max(len(tif.pages), sum(len(level) for level in levels))
+    segments = sum(len(level) * len(level.keyframe.dataoffsets) for level in levels)
+    return pages * _OPENING_BYTES_PER_PAGE + segments * _OPENING_BYTES_PER_SEGMENT
+
+
 def _forget_tables(tif: Any, pages: list[Any]) -> None:
     """Let go of tifffile's own tables: the decoder keeps its page, and that the file."""
-    for page in {id(page): page for page in (*pages, *tif.pages) if page is not None}.values():
+    keyframes = [level.keyframe for series in tif.series for level in series.levels]
+    held = [page for page in (*pages, *keyframes, *tif.pages) if page is not None]
+    for page in {id(page): page for page in held}.values():
         page.dataoffsets = page.databytecounts = ()
         for code in (273, 279, 324, 325):
             if code in getattr(page, "tags", ()):

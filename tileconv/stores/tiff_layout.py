@@ -13,7 +13,7 @@ y x s          interleaved samples
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from tileconv.core.grid import Shape, TileGrid, align_down, align_up
 from tileconv.core.raster import Raster
 from tileconv.errors import ConfigError, InputError
 from tileconv.stores.layout import Layout
+from tileconv.stores.tiff_compression import CODECS, Codec, checked_codec, predictor
 from tileconv.stores.tiff_directory import FileMap, Page, file_map
 from tileconv.stores.tiff_tags import TiffTags
 
@@ -36,61 +37,6 @@ _SAMPLES_LIMIT = 2**16 - 1
 _BLACK, _RGB, _YCBCR = 1, 2, 6
 _COLOURS = {0: 1, _BLACK: 1, _RGB: 3, 5: 4, 8: 3, 9: 3}
 """Colour samples of each photometric interpretation that raw samples can have."""
-
-
-@dataclass(frozen=True, slots=True)
-class Codec:
-    """A compression of TIFF tiles.
-
-    Parameters
-    ----------
-    tag : int
-        Value of the Compression tag.
-    default, highest : int or None
-        Levels, from 1; None for a codec without.
-    """
-
-    tag: int
-    default: int | None = None
-    highest: int | None = None
-
-    def bound(self, raw_bytes: int) -> int:
-        """Most bytes that `raw_bytes` are encoded in, from the worst case of each format."""
-        match self.tag:
-            case 1:
-                return raw_bytes
-            case 5:  # codes of at most 12 bits, each for at least 8
-                return raw_bytes + raw_bytes // 2 + 64
-            case 8:  # stored blocks of at least 5000 bytes, 5 bytes before each
-                return raw_bytes + raw_bytes // 1000 + 64
-            case _:  # ZSTD_COMPRESSBOUND
-                return raw_bytes + raw_bytes // 256 + 64 + (1 << 10)
-
-    def working_bytes(self, level: int | None, raw_bytes: int) -> int:
-        """Most memory that encoding a tile takes, its result included.
-
-        The result at its bound and cut to length, and the encoder's own tables: measured
-        with imagecodecs 2026.3.6 on noise, rounded up.
-        """
-        match self.tag:
-            case 1:
-                return 0
-            case 5:  # the result grows by doubling
-                return 3 * self.bound(raw_bytes) + (1 << 20)
-            case 8:  # from level 10 on libdeflate searches for the shortest encoding
-                return 2 * self.bound(raw_bytes) + ((12 if (level or 0) > 9 else 1) << 20)
-            case _:
-                return 2 * self.bound(raw_bytes) + (4 << 20) + 20 * raw_bytes
-
-
-CODECS = {
-    "deflate": Codec(8, default=6, highest=12),
-    "none": Codec(1),
-    "lzw": Codec(5),
-    "zstd": Codec(50000, default=3, highest=19),
-}
-"""Compressions by name. libvips's Python wheel reads zstd TIFF as zeros, without an error,
-and old readers do not read it at all: it is for those who know their readers."""
 
 
 def tiff_layout(
@@ -121,7 +67,7 @@ def tiff_layout(
         An empty raster, or one beyond what TIFF can count.
     """
     name = "deflate" if compression is None else compression
-    codec, level = _checked_codec(name, level)
+    codec, level = checked_codec(name, level)
     _check_dtype(raster.dtype)
     _check_shape(raster)
     tile = _tile_shape(raster)
@@ -151,39 +97,6 @@ def tiff_layout(
 def tiff_map(layout: Layout) -> FileMap:
     """Which bytes of the TIFF go where."""
     return file_map(tiff_page(layout))
-
-
-def predictor(dtype: np.dtype, compression: str) -> int:
-    """Value of the Predictor tag: 1 none, 2 differences, 3 floating point.
-
-    64-bit integers have none: libtiff learned to read their differences late (4.4, 2022).
-    """
-    if compression == "none":
-        return 1
-    if dtype.kind == "f":
-        return 3
-    return 2 if dtype.kind in "iu" and dtype.itemsize <= 4 else 1
-
-
-def _checked_codec(name: str, level: int | None) -> tuple[Codec, int | None]:
-    """The codec and the level in force."""
-    try:
-        codec = CODECS[name]
-    except KeyError:
-        raise ConfigError(
-            f"TIFF output has no compression {name!r}; use one of {', '.join(CODECS)}"
-        ) from None
-    if codec.highest is None:
-        if level is not None:
-            raise ConfigError(
-                f"compression {name!r} has no levels, got compression_level {level}; leave it out"
-            )
-        return codec, None
-    if level is not None and not 1 <= level <= codec.highest:
-        raise ConfigError(
-            f"compression_level of {name!r} is 1 to {codec.highest}, got {level}; 1 is the fastest"
-        )
-    return codec, codec.default if level is None else level
 
 
 def _check_dtype(dtype: np.dtype) -> None:

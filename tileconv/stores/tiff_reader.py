@@ -23,13 +23,10 @@ from tileconv.core.grid import Region, Shape, ceil_div
 from tileconv.core.raster import Raster
 from tileconv.errors import ConfigError, InputError
 from tileconv.stores.absent import AbsentChunks, Missing
-from tileconv.stores.chunk_cache import ChunkCache
+from tileconv.stores.chunk_cache import DEFAULT_CACHE_BYTES, ChunkCache
 from tileconv.stores.tiff_image import TiffImage, read_image
 from tileconv.stores.tiff_segments import SegmentReader
 from tileconv.stores.tiff_tags import TiffTags
-
-DEFAULT_CACHE_BYTES = 64 << 20
-"""Size of the cache a source makes for itself when it is given none."""
 
 
 class TiffSource:

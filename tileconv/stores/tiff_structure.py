@@ -34,6 +34,9 @@ _LAYOUT_TAGS = {
 }
 
 
+_BROKEN_CHAIN = re.compile("corrupted tag list|invalid offset to page|invalid page offset|circular")
+
+
 def check_chain(file: BinaryIO, path: Path, size: int) -> None:
     """Walk the chain of pages once; it must end, inside the file, without a loop.
 
@@ -80,7 +83,11 @@ def check_chain(file: BinaryIO, path: Path, size: int) -> None:
 
 
 class _Records(logging.Handler):
-    """What tifffile logs in this thread."""
+    """What tifffile logs in this thread about the structure of pages.
+
+    What it logs about descriptions (a stale shape that another program copied along) is
+    not kept: it then takes the pages as they are, and so do we.
+    """
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -88,11 +95,11 @@ class _Records(logging.Handler):
         self.errors: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        message = record.getMessage()
-        tag = re.search(r"TiffTag (\d+) ", message)
         if record.thread != self.thread or record.levelno < logging.ERROR:
             return
-        if tag is None or int(tag[1]) in _LAYOUT_TAGS:
+        message = record.getMessage()
+        tag = re.search(r"TiffTag (\d+) ", message)
+        if (tag and int(tag[1]) in _LAYOUT_TAGS) or _BROKEN_CHAIN.search(message):
             self.errors.append(message)
 
 
@@ -104,21 +111,29 @@ def log_is_error(path: Path) -> Iterator[None]:
     logger.addHandler(records)
     try:
         yield
-    except (InputError, ConfigError):
+    except ConfigError:
         raise
     except Exception as error:
-        raise InputError(f"{path} cannot be read as TIFF: {one_line(error)}") from error
+        # What was logged came first and is the cause.
+        if records.errors or not isinstance(error, InputError):
+            raise _damaged(path, *records.errors, error) from error
+        raise
     finally:
         logger.removeHandler(records)
     if records.errors:
-        raise InputError(
-            f"{path} is a damaged TIFF: {one_line(records.errors[0])}; write it again or repair it"
-        )
+        raise _damaged(path, *records.errors)
+
+
+def _damaged(path: Path, first: object, *_rest: object) -> InputError:
+    return InputError(
+        f"{path} cannot be read as TIFF: {one_line(first)}; write it again or repair it"
+    )
 
 
 def one_line(error: object) -> str:
-    """An error's text without line breaks, and its type where it has no text."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """An error's text without line breaks, at most 200 characters; its type if it has no text."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def choose_level(tif: Any, path: Path, level: int) -> Any:

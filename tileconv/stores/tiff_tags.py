@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from tileconv.core.grid import Shape
 from tileconv.errors import InputError
 
 TagEntry = tuple[int, int, int, object]
@@ -53,6 +54,37 @@ class TiffTags:
     entries: tuple[TagEntry, ...] = ()
     photometric: int | None = None
     extrasamples: tuple[int, ...] = ()
+
+    def moved(self, by: Shape) -> TiffTags:
+        """The tags of a raster whose pixel (0, 0) is this one's pixel `by`, in (y, x) order.
+
+        Tie points name a pixel, and move with it; a transformation of pixels to the map
+        starts elsewhere. Everything else says nothing about where pixel (0, 0) lies.
+        """
+        if by == (0, 0):
+            return self
+        entries = [
+            (code, dtype, count, _MOVES[code](value, by) if code in _MOVES else value)
+            for code, dtype, count, value in self.entries
+        ]
+        return replace(self, entries=tuple(entries))
+
+
+def _move_tie_points(value: Any, by: Shape) -> tuple[float, ...]:
+    """Each is (column, row, depth, x, y, z)."""
+    moved = np.array(value, np.float64).reshape(-1, 6)
+    moved[:, :2] -= by[::-1]
+    return tuple(moved.ravel().tolist())
+
+
+def _move_transformation(value: Any, by: Shape) -> tuple[float, ...]:
+    """A 4 x 4 matrix in row-major order, of (column, row, depth, 1) to (x, y, z, 1)."""
+    matrix = np.array(value, np.float64).reshape(4, 4)
+    matrix[:, 3] += matrix[:, :2] @ by[::-1]
+    return tuple(matrix.ravel().tolist())
+
+
+_MOVES = {33922: _move_tie_points, 34264: _move_transformation}
 
 
 _JPEG = {6, 7, 34892, 33007}
@@ -101,6 +133,9 @@ def _value(file: BinaryIO, tag: Any, order: str) -> object:
     dtype = np.dtype("u1" if kind in _BYTES else order + _NUMPY[kind])
     file.seek(tag.valueoffset)
     data = file.read(length * dtype.itemsize)
+    lengths = {33922: 6, 34264: 16}
+    if len(data) < length * dtype.itemsize or length % lengths.get(int(tag.code), 1):
+        raise InputError(f"tag {tag.code} has {tag.count} values, which cannot be right")
     if kind in _BYTES:
         return data
     return tuple(np.frombuffer(data, dtype).tolist())

@@ -19,8 +19,9 @@ from tileconv.errors import OutputExistsError, StorageError
 from tileconv.stores.disk import storage_error
 from tileconv.stores.layout import Layout
 from tileconv.stores.tiff_codec import encoder, tile_pixels
+from tileconv.stores.tiff_compression import predictor
 from tileconv.stores.tiff_directory import FileMap
-from tileconv.stores.tiff_layout import BATCH_BYTES, predictor, tiff_map
+from tileconv.stores.tiff_layout import BATCH_BYTES, tiff_map
 
 
 class PartFile:

@@ -17,7 +17,7 @@ from tileconv.core.raster import Raster
 from tileconv.errors import ConfigError, InputError
 from tileconv.stores.absent import AbsentChunks, Missing
 from tileconv.stores.axes import raster_dims
-from tileconv.stores.chunk_cache import ChunkCache
+from tileconv.stores.chunk_cache import DEFAULT_CACHE_BYTES, ChunkCache
 from tileconv.stores.zarr_chunks import (
     ChunkLoader,
     Coords,
@@ -51,7 +51,8 @@ class ZarrSource:
     missing : Missing
         What to do about absent chunks.
     cache : ChunkCache, optional
-        Holds decoded chunks; without one, every read decodes anew.
+        Decoded chunks, possibly shared with other sources; None for one of its own of
+        `DEFAULT_CACHE_BYTES`.
 
     Raises
     ------
@@ -87,7 +88,7 @@ class ZarrSource:
         # Zarr v2 may leave the fill value open; zarr reads 0 then.
         self._fill = np.asarray(0 if array.fill_value is None else array.fill_value, dtype)
         self._absent = AbsentChunks(math.prod(self._grid), missing)
-        self._cache = cache if cache is not None else ChunkCache(0)
+        self._cache = ChunkCache(DEFAULT_CACHE_BYTES) if cache is None else cache
         self._token = object()
         loader = chunk_loader(array, self._label)
         self._loader: ChunkLoader | None = loader
@@ -106,10 +107,12 @@ class ZarrSource:
 
     def read(self, plane: int, region: Region, out: np.ndarray) -> None:
         """Fill `out` with the pixels of `region`; see `Source.read`."""
+        loader = self._open_loader()
         target = out.reshape(out.shape[:2] + self._raster.sample_shape)
         for coords, inside, outside in self._pieces(self._raster.plane_index(plane), region):
             number = grid_number(coords, self._grid)
-            chunk = self._cache.get((self._token, number), partial(self._load, coords, number))
+            load = partial(self._load, loader, coords, number)
+            chunk = self._cache.get((self._token, number), load)
             target[outside] = chunk[inside] if chunk.ndim else chunk
 
     def require_chunks(self) -> None:
@@ -178,9 +181,8 @@ class ZarrSource:
             )
             yield coords, inside, tuple(without for _, _, without in parts)
 
-    def _load(self, coords: Coords, number: int) -> np.ndarray:
+    def _load(self, loader: ChunkLoader, coords: Coords, number: int) -> np.ndarray:
         """One chunk; an absent one is its fill value, an array without axes."""
-        loader = self._open_loader()
         chunk = loader.load(coords)
         if chunk is not None:
             return chunk

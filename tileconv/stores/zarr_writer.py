@@ -208,7 +208,7 @@ def _encoder(layout: Layout) -> Callable[[Any], Encoded]:
         case "gzip":
             return lambda chunk: bytes(imagecodecs.gzip_encode(chunk, level=level))
         case _:
-            return lambda chunk: memoryview(chunk)
+            return memoryview
 
 
 def _whole_chunk(part: np.ndarray, chunk: tuple[int, int], dtype: np.dtype) -> np.ndarray:

@@ -11,10 +11,11 @@ import numpy as np
 from tileconv.core.engines.base import Engine
 from tileconv.core.factors import factorise
 from tileconv.core.kernels import Kernel
-from tileconv.core.methods import Method, refusal
+from tileconv.core.methods import AUTO, Method, choose, refusal
+from tileconv.core.pixels import Cast, Rule
 from tileconv.errors import MethodError
 
-__all__ = ["Engine", "build_engine"]
+__all__ = ["Engine", "build_engine", "engine_for"]
 
 
 def build_engine(
@@ -66,3 +67,40 @@ def build_engine(
             from tileconv.core.engines.reference import ReferenceEngine
 
             return ReferenceEngine(kernel, accumulator)
+
+
+def engine_for(
+    kernel: Kernel,
+    input_dtype: np.dtype,
+    accumulator: np.dtype,
+    cast: Cast,
+    *,
+    method: str = AUTO,
+) -> Engine:
+    """The engine of the method that `choose` finds for a kernel, dtypes and cast.
+
+    Where the cast truncates, results are scipy.ndimage's to the last integer.
+
+    Parameters
+    ----------
+    kernel : Kernel
+    input_dtype, accumulator : numpy.dtype
+        Of pixels and sums.
+    cast : Cast
+        How sums become results.
+    method : str
+        ``"auto"``, or the method to use.
+
+    Raises
+    ------
+    MethodError
+        If the method asked for cannot serve.
+    ConfigError
+        For an unknown method, or complex sums into a real output.
+    """
+    cast.check(np.dtype(accumulator))
+    exact = cast.rule is Rule.TRUNCATE
+    choice = choose(
+        kernel, input_dtype, accumulator, output_dtype=cast.dtype, exact=exact, forced=method
+    )
+    return build_engine(choice.method, kernel, accumulator, exact=exact)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tileconv.core.engines.loops import add_taps
-from tileconv.core.engines.slabs import CAST_BYTES, SLACK_BYTES, RowRing, pieces, slab_shape
+from tileconv.core.engines.slabs import SLACK_BYTES, RowRing, cast_bytes, pieces, slab_shape
 from tileconv.core.grid import Shape
 from tileconv.core.kernels import Kernel
 from tileconv.core.pixels import Cast, CastCounts
@@ -77,8 +77,8 @@ class DirectEngine:
         rows, columns = slab_shape(shape, samples, self.kernel.shape, itemsize)
         ring = (rows + 2 * (kr - 1)) * (columns + kc - 1) * samples * itemsize
         sums = rows * columns * samples
-        sums *= 2 * itemsize + out.itemsize + CAST_BYTES
-        return ring + sums + self._shifts.nbytes + SLACK_BYTES
+        casting = cast_bytes(sums, columns * samples, self.accumulator, out)
+        return ring + 2 * sums * itemsize + casting + self._shifts.nbytes + SLACK_BYTES
 
     def apply(self, block: np.ndarray, out: np.ndarray, cast: Cast) -> CastCounts:
         """Compute `out` from `block`; see `Engine`."""

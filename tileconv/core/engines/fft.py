@@ -8,7 +8,7 @@ from types import ModuleType
 import numpy as np
 
 from tileconv.core.engines.nonfinite import Reach
-from tileconv.core.engines.slabs import CAST_BYTES, SLACK_BYTES, pieces
+from tileconv.core.engines.slabs import SLACK_BYTES, cast_bytes, pieces
 from tileconv.core.factors import effective_weights
 from tileconv.core.grid import Shape
 from tileconv.core.kernels import Kernel
@@ -72,7 +72,8 @@ class FftEngine:
         pixels, cell = math.prod(self._cells.size), math.prod(self._cells.step)
         # The window, its spectrum, the sums, and what the inverse transform copies.
         total = pixels * 2 * self.accumulator.itemsize + 2 * self._spectrum.nbytes
-        total += cell * (out.itemsize + CAST_BYTES)
+        total += cell * self.accumulator.itemsize
+        total += cast_bytes(cell, self._cells.step[1], self.accumulator, out)
         if block.kind in "fc":
             total += pixels + self._reach.workspace_bytes(self._cells.step, 1)
         return total + SLACK_BYTES

@@ -54,7 +54,7 @@ def rectangles(mask: np.ndarray) -> np.ndarray:
     starts = np.ones(row.size, dtype=bool)
     starts[1:] = (np.diff(begin) != 0) | (np.diff(end) != 0) | (np.diff(row) != 1)
     first = np.flatnonzero(starts)
-    last = np.append(first[1:], row.size) - 1
+    last = np.append(first[1:], row.size)[: first.size] - 1
     return np.stack([row[first], row[last] + 1, begin[first], end[first]], axis=1)
 
 

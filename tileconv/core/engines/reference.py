@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tileconv.core.engines.slabs import CAST_BYTES, SLACK_BYTES
+from tileconv.core.engines.slabs import SLACK_BYTES, cast_bytes
 from tileconv.core.grid import Shape
 from tileconv.core.kernels import Kernel
 from tileconv.core.pixels import Cast, CastCounts
@@ -19,7 +19,7 @@ NDIMAGE_DTYPES = (np.dtype(np.float64), np.dtype(np.complex128))
 class ReferenceEngine:
     """``scipy.signal.correlate(block, weights, "valid", "direct")``, sample by sample.
 
-    It takes every dtype scipy does, longdouble and object among them. Where weights of 0
+    It sums in every dtype scipy does, longdouble among them. Where weights of 0
     are to be left out it is ``scipy.ndimage.correlate``, which does.
 
     Parameters
@@ -40,8 +40,8 @@ class ReferenceEngine:
         del samples, block
         (rows, columns), (kr, kc) = shape, self.kernel.shape
         values = (rows + kr - 1) * (columns + kc - 1)
-        each = 6 * self.accumulator.itemsize + out.itemsize + CAST_BYTES
-        return values * each + 4 * kr * kc * self.accumulator.itemsize + SLACK_BYTES
+        sums = (values * 6 + kr * kc * 4) * self.accumulator.itemsize
+        return sums + cast_bytes(values, columns, self.accumulator, out) + SLACK_BYTES
 
     def apply(self, block: np.ndarray, out: np.ndarray, cast: Cast) -> CastCounts:
         """Compute `out` from `block`; see `Engine`."""

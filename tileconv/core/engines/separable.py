@@ -8,7 +8,7 @@ import numpy as np
 
 from tileconv.core.engines.loops import add_taps
 from tileconv.core.engines.nonfinite import Reach, is_finite
-from tileconv.core.engines.slabs import CAST_BYTES, SLACK_BYTES, RowRing, pieces, slab_shape
+from tileconv.core.engines.slabs import SLACK_BYTES, RowRing, cast_bytes, pieces, slab_shape
 from tileconv.core.factors import Factors
 from tileconv.core.grid import Shape
 from tileconv.core.kernels import Kernel
@@ -66,7 +66,7 @@ class SeparableEngine:
         sums, wide = rows * columns * samples, (columns + kc - 1) * samples
         rings = self.factors.terms * (rows + 2 * (kr - 1)) * columns * samples * itemsize
         total = rings + rows * wide * (2 * itemsize + 1)
-        total += sums * (itemsize + out.itemsize + CAST_BYTES)
+        total += sums * itemsize + cast_bytes(sums, columns * samples, self.accumulator, out)
         if self._reach and block.kind in "fc":
             total += self._reach.workspace_bytes((rows, columns), samples)
         return total + SLACK_BYTES

@@ -12,21 +12,26 @@ from collections.abc import Iterator
 import numpy as np
 
 from tileconv.core.grid import Shape
+from tileconv.core.pixels import TRUNCATED_BYTES
 
 ROW_BYTES = 16 << 10
 """Bytes of a slab's row, where the kernel is not wider: a few rows fit the first-level cache."""
 
-SLAB_BYTES = 384 << 10
-"""Bytes of a slab, where the kernel is not taller: two of them fit a second-level cache of 1 MiB.
+SLAB_BYTES = 1 << 20
+"""Bytes of a slab, where the kernel is not taller: less costs more calls, more gained little.
 
-Both of a 2-core AMD EPYC x86-64 (48 KiB and 1 MiB a core), 2026-11.
+Both measured on a 2-core AMD EPYC x86-64 (48 KiB and 1 MiB of cache a core), 2026-11.
 """
-
-CAST_BYTES = 64
-"""Upper bound of what casting one sum to an integer allocates for a moment."""
 
 SLACK_BYTES = 128 << 10
 """What numpy's own buffers and small arrays may add to a workspace."""
+
+
+def cast_bytes(values: int, row: int, accumulator: np.dtype, out: np.dtype) -> int:
+    """Upper bound of what `Cast.store` allocates for `values` sums in rows of `row`."""
+    if accumulator.kind in "biu" or accumulator.itemsize > 16:
+        return values * 4 * max(accumulator.itemsize, out.itemsize)
+    return values * out.itemsize + row * TRUNCATED_BYTES
 
 
 def slab_shape(shape: Shape, samples: int, kernel_shape: Shape, itemsize: int) -> Shape:

@@ -1,0 +1,218 @@
+"""The command line: help, options, exit codes, and one line for each mistake."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import zarr
+from click.testing import CliRunner
+from scipy import ndimage
+
+from tileconv import cli
+from tileconv.jobs.config import Convolution, Input, Output
+
+GAUSS = ("--kernel", "gaussian:sigma=2")
+
+
+def start(*arguments, **options):
+    return subprocess.Popen(
+        [sys.executable, "-m", "tileconv", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def call(*arguments, **options):
+    process = start(*arguments, **options)
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+@pytest.fixture
+def slide(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pixels = np.random.default_rng(0).integers(0, 255, (300, 400), np.uint8)
+    tifffile.imwrite("slide.tif", pixels, tile=(64, 64))
+    return pixels
+
+
+def test_convolve_with_every_option(slide):
+    code, out, err = call(
+        *("convolve", "slide.tif", "out.zarr", "--kernel", "box:size=3", "--operation"),
+        *("correlate", "--origin", "0,-1", "--boundary", "fill", "--fill-value", "7"),
+        *("--mode", "same", "--method", "direct", "--dtype", "int16", "--overflow", "error"),
+        *("--nan-fill", "0", "--compression", "none", "--tile", "128", "--level", "0"),
+        *("--missing", "error", "--memory", "1GB", "--workers", "1", "--json", "--quiet"),
+        *("--axes", "yx"),
+    )
+    assert (code, err) == (0, "")
+    assert json.loads(out)["tiles"] > 0
+    want = ndimage.correlate(
+        slide.astype(float), np.full((3, 3), 1 / 9), mode="constant", cval=7, origin=(0, -1)
+    )
+    assert np.abs(zarr.open_array("out.zarr", mode="r")[...] - want).max() <= 0.5 + 1e-3
+
+
+def test_results_go_to_stdout_and_progress_to_stderr(slide):
+    code, out, err = call("convolve", "slide.tif", "out.tif", *GAUSS, "--json")
+    assert code == 0
+    report = json.loads(out)
+    assert report["memory"]["peak_bytes"] <= report["memory"]["planned_bytes"]
+    assert report["memory"]["planned_bytes"] <= report["memory"]["cap_bytes"]
+    assert "Mpx/s" in err
+    assert call("convolve", "slide.tif", "o2.tif", *GAUSS, "--quiet") == (0, "", "")
+
+
+def test_plan_writes_nothing(slide):
+    code, out, err = call("plan", "slide.tif", "out.tif", *GAUSS, "--memory", "1GiB")
+    assert (code, err) == (0, "")
+    assert "interpreter and libraries" in out
+    Path("job.toml").write_text(
+        '[input]\npath = "slide.tif"\n[kernel]\nname = "box"\n[output]\npath = "o.zarr"\n'
+    )
+    code, out, _ = call("plan", "job.toml", "--json", "--workers", "1")
+    assert code == 0
+    assert json.loads(out)["workers"] == 1
+    assert sorted(os.listdir()) == ["job.toml", "slide.tif"]
+
+
+def test_info(slide):
+    code, out, _ = call("info", "slide.tif", "--json")
+    assert code == 0
+    told = json.loads(out)
+    assert (told["shape"], told["dtype"], told["chunk"]) == ([300, 400], "uint8", [64, 64])
+    assert "300 x 400" in call("info", "slide.tif")[1]
+
+
+def test_samples_are_the_same_whatever_the_workers(tmp_path):
+    for workers in (1, 3):
+        path = tmp_path / f"s{workers}.tif"
+        assert call("sample", path, "--shape", "600x700", "--workers", workers)[0] == 0
+    first, second = (tifffile.imread(tmp_path / f"s{w}.tif") for w in (1, 3))
+    assert np.array_equal(first, second)
+    assert first.std() > 1
+
+
+WRONG = {
+    "no input": (("convolve", "none.tif", "o.tif", *GAUSS), 2, "none.tif does not exist"),
+    "no format": (("convolve", "noise.tif", "o.tif", *GAUSS), 3, "noise.tif"),
+    "no kernel": (("convolve", "slide.tif", "o.tif"), 2, "--kernel is missing"),
+    "odd kernel": (("convolve", "slide.tif", "o.tif", "--kernel", "gausian"), 2, "gaussian"),
+    "kernel file": (("convolve", "slide.tif", "o.tif", "--kernel", "k.npy"), 2, "k.npy"),
+    "pickle": (("convolve", "slide.tif", "o.tif", "--kernel", "pickle.npy"), 2, "pickle"),
+    "3-D kernel": (("convolve", "slide.tif", "o.tif", "--kernel", "cube.npy"), 2, "2"),
+    "empty kernel": (("convolve", "slide.tif", "o.tif", "--kernel", "empty.npy"), 2, "empty"),
+    "ending": (("convolve", "slide.tif", "o.jpg", *GAUSS), 2, ".tif"),
+    "exists": (("convolve", "slide.tif", "there.tif", *GAUSS), 4, "--overwrite"),
+    "itself": (("convolve", "slide.tif", "slide.tif", *GAUSS), 2, "is the input"),
+    "inside": (("convolve", "in.zarr", "in.zarr/o.zarr", *GAUSS), 2, "inside the input"),
+    "cap": (("convolve", "slide.tif", "o.tif", *GAUSS, "--memory", "9MiB"), 7, "smallest"),
+    "size": (("convolve", "slide.tif", "o.tif", *GAUSS, "--memory", "lots"), 2, "512MiB"),
+    "option": (("convolve", "slide.tif", "o.tif", "--sigma", "2"), 2, "--sigma"),
+    "choice": (("convolve", "slide.tif", "o.tif", *GAUSS, "--mode", "sam"), 2, "'same'"),
+    "boundary": (("convolve", "slide.tif", "o.tif", *GAUSS, "--boundary", "edge"), 2, "nearest"),
+    "dtype": (("convolve", "slide.tif", "o.tif", *GAUSS, "--dtype", "int7"), 2, "int7"),
+    "origin": (("convolve", "slide.tif", "o.tif", *GAUSS, "--origin", "5"), 2, "Y,X"),
+    "level": (("convolve", "slide.tif", "o.tif", *GAUSS, "--level", "3"), (2, 3), "level"),
+    "codec": (("convolve", "slide.tif", "o.tif", *GAUSS, "--compression", "rar"), 2, "deflate"),
+    "config": (("run", "none.toml"), 2, "none.toml"),
+    "key": (("run", "typo.toml"), 2, "unknown key kernel.sgma"),
+    "stray": (("plan", "typo.toml", "--dtype", "uint8"), 2, "--dtype"),
+    "method": (
+        ("convolve", "slide.tif", "o.tif", "--kernel", "full.npy", "--method", "separable"),
+        2,
+        "separable",
+    ),
+    "command": (("convolv", "slide.tif"), 2, "convolv"),
+    "sample": (("sample", "s.tif", "--shape", "3"), 2, "3"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_mistake_is_one_line_with_its_exit_code_and_makes_nothing(slide, name):
+    Path("noise.tif").write_bytes(b"nothing that is a raster")
+    Path("there.tif").write_bytes(b"there")
+    Path("typo.toml").write_text(
+        '[input]\npath="slide.tif"\n[kernel]\nsgma = 2\n[output]\npath="o"\n'
+    )
+    np.save("pickle.npy", np.array([[object()]]), allow_pickle=True)
+    np.save("cube.npy", np.ones((3, 3, 3)))
+    np.save("empty.npy", np.ones((0, 3)))
+    np.save("full.npy", np.random.default_rng(0).normal(size=(5, 5)))
+    zarr.create_array("in.zarr", shape=(9, 9), dtype="f4")[...] = 1
+    before = sorted(str(path) for path in Path().rglob("*"))
+    arguments, wanted, says = WRONG[name]
+    code, out, err = call(*arguments)
+    assert code in (wanted if isinstance(wanted, tuple) else (wanted,)), err
+    assert re.fullmatch(rf"tileconv: error\[{code}\]: .+\n", err)
+    assert says in err
+    assert out == ""
+    assert sorted(str(path) for path in Path().rglob("*")) == before
+
+
+def test_debug_shows_the_traceback(slide):
+    _, _, err = call("convolve", "slide.tif", "o.tif", *GAUSS, "--memory", "9MiB", "--debug")
+    assert "Traceback" in err
+    assert err.splitlines()[-1].startswith("tileconv: error[7]")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_end_a_run_with_their_code_and_leave_nothing(tmp_path, number):
+    process = start("sample", tmp_path / "s.tif", "--shape", "200000x200000", "--workers", "2")
+    staging = tmp_path / ".s.tif.tileconv"
+    deadline = time.monotonic() + 60
+    while not any(staging.glob("*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert err.splitlines()[-1].startswith(f"tileconv: error[{128 + number}]")
+    assert os.listdir(tmp_path) == []
+
+
+def test_help_of_every_command_names_its_options():
+    runner = CliRunner()
+    assert "Examples:" in runner.invoke(cli.cli, ["--help"]).output
+    for name, command in cli.cli.commands.items():
+        text = runner.invoke(cli.cli, [name, "--help"]).output
+        for parameter in command.params:
+            if hasattr(parameter, "help"):
+                assert parameter.opts[0] in text
+                assert parameter.help or parameter.show_default, parameter.name
+
+
+def test_defaults_in_help_are_the_configs():
+    text = CliRunner().invoke(cli.cli, ["convolve", "--help"], terminal_width=200).output
+    usual = {
+        "--operation": Convolution().operation,
+        "--boundary": Convolution().boundary,
+        "--fill-value": f"{Convolution().fill_value:g}",
+        "--mode": Convolution().mode,
+        "--method": Convolution().method,
+        "--origin": ",".join(map(str, Convolution().origin)),
+        "--overflow": Output(path="x").overflow,
+        "--missing": Input(path="x").missing,
+        "--level": str(Input(path="x").level),
+    }
+    for option, default in usual.items():
+        (line,) = re.findall(
+            rf"^  {option} .*?\[([^\[\]]*)\]$", text, flags=re.MULTILINE | re.DOTALL
+        )[:1]
+        assert line == default
+
+
+def test_help_imports_nothing_heavy():
+    code = "import sys, tileconv.cli; print(sorted(set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"numpy", "dask", "msgspec", "rich", "numba"} & set(eval(done.stdout))

@@ -1,0 +1,109 @@
+"""Everything the README and configs/ show is run as it stands."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import zarr
+from scipy import signal
+
+import tileconv
+from tileconv.jobs.config import Job
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+CONFIGS = sorted((ROOT / "configs").glob("*.toml"))
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """An empty folder with a slide in it and the configs beside it."""
+    monkeypatch.chdir(tmp_path)
+    slide = np.random.default_rng(0).integers(0, 255, (300, 400), np.uint8)
+    tifffile.imwrite("slide.tif", slide, tile=(64, 64), compression="deflate")
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    command("sample", "out/quickstart.tif", "--shape", "700x900")
+    return tmp_path
+
+
+def command(*arguments):
+    done = subprocess.run(
+        [sys.executable, "-m", "tileconv", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_python_blocks_run(workplace, capsys):
+    code = blocks("python")
+    assert len(code) == 2
+    for block in code:
+        exec(compile(block, "README", "exec"), {})
+    slide = tifffile.imread("slide.tif")
+    want = signal.convolve2d(slide, [[1, 0, -1]], mode="same", boundary="symm")
+    assert np.array_equal(zarr.open_array("edges.zarr", mode="r")[...], want)
+    assert "[[" in capsys.readouterr().out
+
+
+def test_console_lines_run(workplace):
+    lines = [line for block in blocks("console") for line in block.splitlines()]
+    ours = [line for line in lines if line.startswith("tileconv")]
+    assert len(ours) >= 6
+    for line in ours:
+        command(*shlex.split(line)[1:])
+
+
+def test_make_targets_exist():
+    for line in blocks("console")[0].splitlines():
+        target = shlex.split(line, comments=True)[1]
+        done = subprocess.run(
+            ["make", "-n", "-C", str(ROOT), target], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+
+
+def test_the_config_in_the_readme_runs(workplace):
+    (block,) = blocks("toml")
+    Path("job.toml").write_text(block)
+    assert tileconv.run("job.toml").output == "out/smooth.zarr"
+
+
+@pytest.mark.parametrize("name", [path.name for path in CONFIGS])
+def test_configs_run_twice(workplace, name):
+    config = Path("configs") / name
+    for _ in range(2):
+        command("run", config)
+    assert Job.load(config).output_path.exists()
+
+
+@pytest.mark.parametrize(("name", "sign"), [("kernel_01.toml", 1), ("kernel_02.toml", -1)])
+def test_the_textbook_example_equals_scipy_to_the_last_bit(workplace, name, sign):
+    command("run", Path("configs") / name)
+    image = np.zeros((100, 100))
+    image[0:50, 0:40] = 1
+    image[50:100, 0:60] = 1
+    kernel = sign * np.ones((10, 10))
+    kernel[:, :5] *= -1
+    want = signal.convolve2d(image, kernel, mode="same", boundary="symm")
+    got = zarr.open_array(Path("out") / name.replace("toml", "zarr"), mode="r")
+    assert got.dtype == np.float64
+    assert np.array_equal(got[...], want)
+
+
+def test_links_and_pictures_are_there():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        if not target.startswith("http"):
+            assert (ROOT / target).exists(), target

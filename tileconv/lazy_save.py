@@ -1,0 +1,185 @@
+"""Streams a dask array into a file, tile by tile, through the loop that runs jobs."""
+
+from __future__ import annotations
+
+import math
+import os
+from itertools import accumulate, product
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import dask.array as da
+import numpy as np
+from dask.base import get_scheduler
+
+from tileconv.core.engines.copy import CopyEngine
+from tileconv.core.grid import Region
+from tileconv.core.kernels import Kernel
+from tileconv.core.methods import Choice, Method
+from tileconv.core.operation import Mode, Operation
+from tileconv.core.pixels import Cast
+from tileconv.core.raster import Raster
+from tileconv.jobs.config import parse_size
+from tileconv.jobs.limits import default_memory_cap, resident_bytes, usable_cores
+from tileconv.jobs.memory import baseline_bytes
+from tileconv.jobs.plan import Work, make_plan
+from tileconv.jobs.progress import Listener
+from tileconv.jobs.report import Report
+from tileconv.jobs.run import execute
+from tileconv.jobs.staging import check_output
+from tileconv.lazy_blocks import BlockWork
+from tileconv.stores.absent import AbsentChunks
+from tileconv.stores.axes import raster_dims
+from tileconv.stores.chunk_cache import ChunkCache
+from tileconv.stores.sink import format_of, plan_layout
+from tileconv.stores.source import Source
+
+
+class DaskSource:
+    """A dask array as a source: its blocks are computed as they are needed, and cached.
+
+    Parameters
+    ----------
+    array : dask.array.Array
+    raster : Raster
+        Its description; the chunk is the array's largest.
+    cache : ChunkCache
+        Holds computed blocks, so that tiles that share one compute it once.
+    """
+
+    def __init__(self, array: da.Array, raster: Raster, cache: ChunkCache) -> None:
+        self.raster = raster
+        self.absent = AbsentChunks(0)
+        self._array = array
+        self._cache = cache
+        self._ends = [[0, *accumulate(sizes)] for sizes in array.chunks]
+        # Tiles are computed side by side already; a scheduler the user set is respected.
+        self._scheduler = None if get_scheduler() else "synchronous"
+
+    def read(self, plane: int, region: Region, out: np.ndarray) -> None:
+        """Fill `out` with the pixels of `region`; see `Source.read`."""
+        raster = self.raster
+        box = [(i, i + 1) for i in raster.plane_index(plane)]
+        box += zip(region.start, region.stop, strict=True)
+        box += [(0, n) for n in raster.sample_shape]
+        target = out.reshape([b - a for a, b in box])
+        for index in product(*(self._numbers(axis, span) for axis, span in enumerate(box))):
+            block = self._cache.get((id(self), index), lambda i=index: self._compute(i))
+            into, of = [], []
+            for axis, (number, (lo, hi)) in enumerate(zip(index, box, strict=True)):
+                first, last = self._ends[axis][number], self._ends[axis][number + 1]
+                a, b = max(lo, first), min(hi, last)
+                into.append(slice(a - lo, b - lo))
+                of.append(slice(a - first, b - first))
+            target[tuple(into)] = block[tuple(of)]
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _numbers(self, axis: int, span: tuple[int, int]) -> list[int]:
+        """Numbers of the blocks that meet ``span`` of an axis."""
+        ends = self._ends[axis]
+        return [n for n in range(len(ends) - 1) if ends[n] < span[1] and span[0] < ends[n + 1]]
+
+    def _compute(self, index: tuple[int, ...]) -> np.ndarray:
+        computed = self._array.blocks[index].compute(scheduler=self._scheduler)
+        # What the cache holds is its own, and keeps nothing larger alive.
+        return np.array(computed, copy=True)
+
+
+def save_array(
+    array: da.Array,
+    path: str | os.PathLike[str],
+    *,
+    axes: str | None,
+    run: dict[str, Any],
+    storage: dict[str, Any],
+) -> Report:
+    """Store a dask array; `tileconv.lazy.save` describes it.
+
+    A lazy result over a file is run as a job: its graph holds the source and the work, and
+    tiles aligned to the output take the place of its blocks. Of any other array, blocks are
+    computed as tiles need them.
+    """
+    output = Path(path)
+    file_format = format_of(output)
+    overwrite = bool(storage.pop("overwrite"))
+    cache = ChunkCache(0)
+    source, block_work = _file_and_work(array)
+    origin = getattr(source, "path", None)
+    check_output(output, origin, overwrite=overwrite)
+    if source is None:
+        raster = Raster(
+            array.shape,
+            array.dtype,
+            raster_dims(array.shape, dims=axes),
+            *_largest_chunk(array, axes),
+            compression="dask",
+        )
+        source = DaskSource(array, raster, cache)
+    else:
+        cache = source.cache
+    work = _work(source, block_work, file_format, storage)
+    plan = make_plan(
+        work,
+        cap_bytes=default_memory_cap() if run["memory"] is None else parse_size(run["memory"]),
+        workers=run["workers"] or usable_cores(),
+        baseline_bytes=max(baseline_bytes(work), resident_bytes()),
+    )
+    return execute(plan, source, cache, output, overwrite=overwrite, listener=Listener())
+
+
+def _file_and_work(array: da.Array) -> tuple[Source | None, BlockWork | None]:
+    """The source and the work in the graph of a lazy array that tileconv made of a file."""
+    graph = array.dask
+    source = getattr(graph.get(f"{array.name}-source"), "value", None)
+    work = getattr(graph.get(f"{array.name}-work"), "value", None)
+    return (source, work) if hasattr(source, "raster") else (None, None)
+
+
+def _largest_chunk(array: da.Array, axes: str | None) -> tuple[tuple[int, int], int]:
+    """Rows and columns of the largest block, and how many planes it spans."""
+    y = raster_dims(array.shape, dims=axes).index("y")
+    largest = [max(sizes) for sizes in array.chunks]
+    return (largest[y], largest[y + 1]), math.prod(largest[:y])
+
+
+def _work(
+    source: Source, block_work: BlockWork | None, file_format: str, storage: dict[str, Any]
+) -> Work:
+    raster = source.raster
+    if block_work is None:
+        operation = Operation(Kernel(np.ones((1, 1)), (0, 0), name="copy"), Mode.SAME)
+        engine, dtype, block_dtype = CopyEngine(raster.dtype), raster.dtype, raster.dtype
+        choice, cast = Choice(Method.DIRECT, "nothing to convolve", 0.1), Cast(dtype)
+    else:
+        operation, engine = block_work.operation, block_work.engine
+        cast, block_dtype = block_work.cast, block_work.block_dtype
+        choice = Choice(Method(engine.method), "chosen when the array was made", 1.0)
+    y = raster.y_axis
+    shape = (*raster.shape[:y], *operation.output_shape(raster.spatial), *raster.sample_shape)
+    tags = getattr(source, "tags", None)
+    return Work(
+        source=raster,
+        operation=operation,
+        choice=choice,
+        engine=engine,
+        block_dtype=block_dtype,
+        cast=cast,
+        refuse_clipped=False,
+        layout=plan_layout(
+            file_format, Raster(shape, cast.dtype, raster.dims), tags=tags, **storage
+        ),
+    )
