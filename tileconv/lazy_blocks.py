@@ -117,7 +117,8 @@ class BlockWork:
         lengths = self.operation.output_shape(self.spatial)
         for i, axis in enumerate((self.axes.y, self.axes.x)):
             shift = self.operation.placement[i]
-            cuts = {min(max(end - shift, 0), lengths[i]) for end in accumulate(chunks[axis])}
+            inner = (end for end in accumulate(chunks[axis]) if 0 < end < self.spatial[i])
+            cuts = {min(max(end - shift, 0), lengths[i]) for end in inner}
             edges = sorted({0, lengths[i]} | cuts)
             result[axis] = tuple(b - a for a, b in pairwise(edges)) or (0,)
         return tuple(result)

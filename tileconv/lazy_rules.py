@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import dask.array as da
@@ -197,22 +198,24 @@ def _work(
             f"{operation.boundary.value!r}; use boundary 'fill'"
         )
     block = raster.dtype.newbyteorder("=")
-    if operation.boundary is Boundary.FILL and not _holds(block, operation.fill_value):
-        block = np.result_type(block, sums)
+    if operation.boundary is Boundary.FILL:
+        fill = np.asarray(operation.fill_value)
+        block = block if _holds(block, fill) else np.result_type(block, sums)
+        held = (fill if block.kind == "c" else fill.real).astype(block)[()]
+        operation = replace(operation, fill_value=held)
     cast = Cast(dtype, Rule.TRUNCATE)
     engine = engine_for(operation.kernel, block, sums, cast, method=method)
     return BlockWork(operation, engine, cast, axes, spatial, block)
 
 
-def _holds(dtype: np.dtype, value: Any) -> bool:
-    """Whether `value` is a value of `dtype`."""
-    given = np.asarray(value)
-    if given.dtype.kind == "c" and dtype.kind != "c":
-        if given.imag != 0:
+def _holds(dtype: np.dtype, value: np.ndarray) -> bool:
+    """Whether the one number `value` is a number of `dtype`."""
+    if value.dtype.kind == "c" and dtype.kind != "c":
+        if value.imag != 0:
             return False
-        given = given.real
+        value = value.real
     with np.errstate(all="ignore"):
-        return bool(np.array_equal(given.astype(dtype), given, equal_nan=given.dtype.kind in "fc"))
+        return bool(np.array_equal(value.astype(dtype), value, equal_nan=value.dtype.kind in "fc"))
 
 
 def _result(name: str, raster: Pixels, work: BlockWork) -> da.Array:

@@ -116,6 +116,8 @@ def test_overflow_as_ndimage_wraps_it() -> None:
         (np.array([1 + 2j, np.inf]), np.dtype(np.complex64)),
         (np.array([1.5, -2.5]), np.dtype(np.complex128)),
         (np.array([1, 2, 2**70], object), np.dtype(object)),
+        (np.array([True, False]), np.dtype(bool)),
+        (np.array([0.0, -0.5, 256.0]), np.dtype(bool)),
     ],
 )
 def test_floats_are_plainly_cast(values: np.ndarray, dtype: np.dtype) -> None:
@@ -130,7 +132,9 @@ def test_refused_casts() -> None:
         Cast(np.dtype(np.float32)).check(np.dtype(np.complex64))
     Cast(np.dtype(np.complex64)).check(np.dtype(np.complex64))
     with pytest.raises(ConfigError, match="bool"):
-        Cast(np.dtype(bool))
+        Cast(np.dtype(bool)).check(np.dtype(np.float32))
+    Cast(np.dtype(bool)).check(np.dtype(bool))
+    Cast(np.dtype(bool), Rule.TRUNCATE).check(np.dtype(np.float64))
     for fill in (-1, 256, 1.5, math.inf, math.nan):
         with pytest.raises(ConfigError, match=r"0 \.\. 255"):
             Cast(np.dtype(np.uint8), nan_fill=fill)

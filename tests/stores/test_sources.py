@@ -214,6 +214,13 @@ def test_any_window_goes_into_any_array(maker, dims, tmp_path_factory, data):
 _SOURCES: dict[tuple[str, str], Source] = {}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def close_sources():
+    yield
+    for source in _SOURCES.values():
+        source.close()
+
+
 def _opened_once(maker, name, array, dims, factory) -> Source:
     if (maker, name) not in _SOURCES:
         path = factory.mktemp("source")

@@ -372,6 +372,16 @@ def test_sparse_strips(path, compression):
         assert source.absent.count == 2
 
 
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_strips_around_an_absent_one_may_adjoin_in_the_file(path, compression):
+    image = pixels((40, 50))
+    tifffile.imwrite(path, image, rowsperstrip=4, compression=compression)
+    for code in (273, 279):
+        edit_tag(path, code, lambda values: [*values[:3], 0, *values[3:9]])
+    expected = np.concatenate([image[:12], np.zeros((4, 50), "uint16"), image[12:36]])
+    assert_same(path, 0, expected)
+
+
 def test_a_missing_last_row_of_tiles_is_noticed(path):
     image = pixels((48, 50))
     tifffile.imwrite(path, image, tile=(16, 16))
@@ -499,6 +509,18 @@ def test_a_byte_count_too_small(path, compression, options):
     tifffile.imwrite(path, image, compression=compression, **options)
     edit_tag(path, 325 if "tile" in options else 279, lambda v: [v[0], v[1] // 2, *v[2:]])
     refused(path, "page 0, (tile|strip) 1")
+
+
+@pytest.mark.parametrize("compression", ["jpeg", "jpeg2000"])
+def test_an_encoded_image_that_stops_halfway(path, compression):
+    """Codecs fill the rest with grey and say nothing."""
+    tifffile.imwrite(path, pixels((64, 64), "uint8"), tile=(64, 64), compression=compression)
+    with tifffile.TiffFile(path) as tif:
+        offset, count = tif.pages[0].dataoffsets[0], tif.pages[0].databytecounts[0]
+    data = bytearray(path.read_bytes())
+    data[offset + count // 2 : offset + count] = bytes(count - count // 2)
+    path.write_bytes(data)
+    refused(path, "page 0, tile 0 .* is cut off")
 
 
 def test_an_encoded_image_larger_than_its_tile(path):

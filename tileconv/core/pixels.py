@@ -48,7 +48,7 @@ class Cast:
     Raises
     ------
     ConfigError
-        If `nan_fill` is no value of an integer `dtype`, or a bool output is to saturate.
+        If `nan_fill` is no value of an integer `dtype`.
     """
 
     dtype: np.dtype
@@ -57,8 +57,6 @@ class Cast:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dtype", np.dtype(self.dtype))
-        if self.rule is Rule.SATURATE and self.dtype.kind == "b":
-            raise ConfigError("sums do not fit a bool output; ask for uint8 or a float dtype")
         if self.nan_fill is not None and self.dtype.kind in "iu":
             info = np.iinfo(self.dtype)
             if self.nan_fill != self.nan_fill // 1 or not info.min <= self.nan_fill <= info.max:
@@ -73,8 +71,10 @@ class Cast:
         Raises
         ------
         ConfigError
-            For complex sums into a real output.
+            For complex sums into a real output, and for rounded sums into bool.
         """
+        if self.rule is Rule.SATURATE and self.dtype.kind == "b" and accumulator.kind != "b":
+            raise ConfigError("sums do not fit a bool output; ask for uint8 or a float dtype")
         if accumulator.kind == "c" and self.dtype.kind not in "cO":
             raise ConfigError(
                 f"the sums are complex ({accumulator}) and the output is {self.dtype}; "
@@ -87,11 +87,13 @@ class Cast:
         Parameters
         ----------
         values : ndarray
-            Sums, in any dtype `check` lets pass; not changed.
+            Sums, in any dtype `check` lets pass; not changed. Into bool, without truncation,
+            whatever is not 0 is true.
         out : ndarray
             Any strides.
         """
-        if self.dtype.kind not in "iub" or values.dtype.kind == "O":
+        rounded = self.dtype.kind in "iu" or (self.dtype.kind == "b" and self.rule is Rule.TRUNCATE)
+        if not rounded or values.dtype.kind == "O":
             # A sum beyond the range of a narrower float is infinite there, as in C.
             with np.errstate(over="ignore", invalid="ignore"):
                 np.copyto(out, values, casting="unsafe")

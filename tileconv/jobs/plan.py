@@ -141,6 +141,7 @@ def resolve(job: Job, source: Raster, tags: TiffTags | None = None) -> Work:
             output,
             compression=job.output.compression,
             level=job.output.compression_level,
+            chunk=job.output.tile,
             tags=same_place if file_format == "tiff" else None,
         ),
     )
@@ -330,10 +331,11 @@ def _cost(plan: Plan) -> float:
     waste = work.computed(typical).area / typical.area
     read_ns = _RAW_NS if work.source.compression == "none" else _DECODE_NS
     pixel = (
-        work.choice.pixel_ns * waste * work.source.samples
+        work.choice.ns_per_pixel * waste * work.source.samples
         + read_ns * work.source.pixel_bytes * plan.read_amplification
         + _RAW_NS * work.source.pixel_bytes * work.window(typical).area / typical.area
         + _TILE_NS / typical.area
     )
+    # At the end workers wait for the last tile, half of one each on average.
     count = len(grid)
-    return pixel * ceil_div(count, plan.workers) * plan.workers / count
+    return pixel * (ceil_div(count, plan.workers) + 0.5) * plan.workers / count

@@ -106,7 +106,7 @@ class NpySource:
     def __init__(self, path: str | Path, *, dims: str | Sequence[str] | None = None) -> None:
         self._path = Path(path)
         self._dims = dims
-        shape, fortran, self._stored, self._start = _read_header(self._path)
+        shape, fortran, self._stored, self._start = npy_header(self._path)
         dtype = numeric_dtype(self._stored, str(path))
         # Axes in the order they are stored in, slowest first.
         self._order = tuple(range(len(shape)))[:: -1 if fortran else 1]
@@ -229,8 +229,14 @@ def _bands(
         yield from _bands(part, steps, limit)
 
 
-def _read_header(path: Path) -> tuple[tuple[int, ...], bool, np.dtype, int]:
-    """Shape, whether in Fortran order, dtype, and where the pixels begin."""
+def npy_header(path: Path) -> tuple[tuple[int, ...], bool, np.dtype, int]:
+    """Shape, whether in Fortran order, dtype, and position of the first pixel of a .npy.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read, or is no .npy.
+    """
     try:
         with path.open("rb") as file:
             version = np.lib.format.read_magic(file)
@@ -239,12 +245,16 @@ def _read_header(path: Path) -> tuple[tuple[int, ...], bool, np.dtype, int]:
                 shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
             else:
                 shape, fortran, dtype = np.lib.format.read_array_header_2_0(file)
-            return shape, fortran, dtype, file.tell()
+            start = file.tell()
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     except Exception as error:
+        # The header is a Python literal; what may go wrong in one has no common error.
         reason = " ".join(str(error).split())
         raise InputError(f"{path} is not a .npy that can be read: {reason}") from error
+    if min(shape, default=0) < 0:
+        raise InputError(f"{path} is not a .npy that can be read: negative shape {shape}")
+    return shape, fortran, dtype, start
 
 
 def numeric_dtype(dtype: np.dtype, label: str) -> np.dtype:

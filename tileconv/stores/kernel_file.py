@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from tileconv.core.kernels import MAX_WEIGHTS
-from tileconv.errors import ConfigError
+from tileconv.errors import ConfigError, InputError
+from tileconv.stores.array_source import npy_header, numeric_dtype
 
 MAX_BYTES = 1 << 30
 """Largest kernel file that is opened: a complex number of text for each of `MAX_WEIGHTS`."""
@@ -85,22 +86,19 @@ def _check_shape(path: Path, shape: tuple[int, ...]) -> None:
 
 def _read_npy(path: Path) -> np.ndarray:
     try:
-        with path.open("rb") as file:
-            version = np.lib.format.read_magic(file)
-            if version == (1, 0):
-                shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-            else:
-                shape, _, dtype = np.lib.format.read_array_header_2_0(file)
-            if not dtype.hasobject:
-                _check_shape(path, shape)
-            file.seek(0)
-            return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
-    except ConfigError:
-        raise
-    except (ValueError, EOFError, SyntaxError) as error:
+        shape, _, dtype, _ = npy_header(path)
+        numeric_dtype(dtype, str(path))
+        _check_shape(path, shape)
+        return np.asarray(np.load(path, allow_pickle=False))
+    except InputError as error:
         raise ConfigError(
-            f"kernel file {path} is not a .npy of numbers: {_one_line(error)}; "
-            "write it with numpy.save from a plain numeric array"
+            f"kernel file {error}; write it with numpy.save from a plain numeric array"
+        ) from error
+    except ValueError as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(
+            f"kernel file {path} is shorter than its header says; restore it from its source"
         ) from error
 
 

@@ -141,7 +141,7 @@ def _scaled(levels: np.ndarray, dtype: np.dtype) -> np.ndarray:
     if dtype.kind == "f":
         # 4095 is 1 - 2**-12: every level is exact, but for the last bit of float16.
         return levels.astype(np.float32) * np.float32(2.0**-_LEVEL_BITS)
-    bits = min(dtype.itemsize * 8, 16) - (dtype.kind == "i")
+    bits = min(dtype.itemsize * 8 - (dtype.kind == "i"), 16)
     shift = bits - _LEVEL_BITS
     return levels << shift if shift >= 0 else levels >> -shift
 

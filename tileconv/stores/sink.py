@@ -87,6 +87,7 @@ def plan_layout(
     *,
     compression: str | None = None,
     level: int | None = None,
+    chunk: int | None = None,
     tags: TiffTags | None = None,
 ) -> Layout:
     """How a raster will be stored; pure.
@@ -99,6 +100,8 @@ def plan_layout(
         Shape, dtype and axes of the output; its storage fields are not looked at.
     compression, level
         None for the format's default.
+    chunk : int or None
+        Side of a TIFF tile or Zarr chunk in pixels; None for the format's default, 512.
     tags : TiffTags or None
         Metadata of a TIFF input, that a TIFF output carries on; Zarr has no place for it.
 
@@ -110,8 +113,8 @@ def plan_layout(
         The format cannot hold the raster's shape.
     """
     if file_format == "tiff":
-        return tiff_layout(raster, compression=compression, level=level, tags=tags)
-    return zarr_layout(raster, compression=compression, level=level)
+        return tiff_layout(raster, compression=compression, level=level, chunk=chunk, tags=tags)
+    return zarr_layout(raster, compression=compression, level=level, chunk=chunk)
 
 
 def open_sink(layout: Layout, path: str | Path) -> Sink:

@@ -26,6 +26,7 @@ from tileconv.stores.tiff_directory import FileMap, Page, file_map
 from tileconv.stores.tiff_tags import TiffTags
 
 TILE = 512
+TILE_MAX = 4096
 TILE_BYTES_MAX = 8 << 20
 """A tile of many samples is made smaller than 512 pixels until it has at most these bytes."""
 
@@ -44,6 +45,7 @@ def tiff_layout(
     *,
     compression: str | None = None,
     level: int | None = None,
+    chunk: int | None = None,
     tags: TiffTags | None = None,
 ) -> Layout:
     """How a raster is stored as TIFF.
@@ -56,13 +58,16 @@ def tiff_layout(
         ``"deflate"`` (the default), ``"none"``, ``"lzw"`` or ``"zstd"``.
     level : int or None
         From 1; None for the codec's default (deflate 6, zstd 3).
+    chunk : int or None
+        Side of a TIFF tile; None for 512, less where a pixel has very many bytes.
     tags : TiffTags or None
         Tags carried over from the input.
 
     Raises
     ------
     ConfigError
-        Unknown compression, level out of range, or a dtype that TIFF cannot hold.
+        Unknown compression, level out of range, a side that is no multiple of 16, or a dtype
+        that TIFF cannot hold.
     InputError
         An empty raster, or one beyond what TIFF can count.
     """
@@ -70,7 +75,7 @@ def tiff_layout(
     codec, level = checked_codec(name, level)
     _check_dtype(raster.dtype)
     _check_shape(raster)
-    tile = _tile_shape(raster)
+    tile = _tile_shape(raster, chunk)
     stored = replace(raster, chunk=tile, chunk_planes=1, compression=name, table_bytes=0)
     draft = Layout(
         format="tiff",
@@ -134,16 +139,18 @@ def _check_count(count: int, what: str) -> None:
         raise InputError(f"{count} {what} are more than TIFF's {_LIMIT}; write it as .zarr")
 
 
-def _tile_shape(raster: Raster) -> Shape:
-    """512 x 512; less where the raster is smaller or a pixel has very many bytes.
-
-    TIFF asks for multiples of 16.
-    """
-    most = TILE
-    while most > 16 and most * most * raster.pixel_bytes > TILE_BYTES_MAX:
-        most = align_down(most // 2, 16)
+def _tile_shape(raster: Raster, side: int | None) -> Shape:
+    """The tile asked for, no larger than the raster needs. TIFF wants multiples of 16."""
+    if side is None:
+        side = TILE
+        while side > 16 and side * side * raster.pixel_bytes > TILE_BYTES_MAX:
+            side = align_down(side // 2, 16)
+    elif side % 16 or not 16 <= side <= TILE_MAX:
+        raise ConfigError(
+            f"output.tile {side} is no side of a TIFF tile; use a multiple of 16 up to {TILE_MAX}"
+        )
     rows, columns = raster.spatial
-    return min(most, align_up(rows, 16)), min(most, align_up(columns, 16))
+    return min(side, align_up(rows, 16)), min(side, align_up(columns, 16))
 
 
 def _write_bytes(codec: Codec, layout: Layout) -> int:

@@ -63,8 +63,11 @@ def _zstd(data: bytes, limit: int) -> bytes:
 
 
 def _blosc(data: bytes, limit: int) -> bytes:
-    # The header's decoded size: bytes 4 to 7 (https://github.com/Blosc/c-blosc README_HEADER).
-    size = int.from_bytes(data[4:8], "little")
+    # The header's sizes, decoded and encoded: README_CHUNK_FORMAT.rst of c-blosc, which
+    # believes them.
+    size, packed = (int.from_bytes(data[at : at + 4], "little") for at in (4, 12))
+    if packed != len(data):
+        raise ValueError(f"it has {len(data)} bytes, its header says {packed}")
     if size > limit:
         raise ValueError(f"it decodes to {size} bytes, more than the {limit} of a chunk")
     return bytes(imagecodecs.blosc_decode(data, numthreads=1, out=size))

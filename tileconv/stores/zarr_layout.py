@@ -8,7 +8,6 @@ read it as it is, and nothing in it is outside the specification
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -87,7 +86,11 @@ CODECS: Mapping[str, Codec] = {
 
 
 def zarr_layout(
-    raster: Raster, *, compression: str | None = None, level: int | None = None
+    raster: Raster,
+    *,
+    compression: str | None = None,
+    level: int | None = None,
+    chunk: int | None = None,
 ) -> Layout:
     """How a raster is stored as Zarr.
 
@@ -100,6 +103,8 @@ def zarr_layout(
         ``"zstd"`` (the default), ``"deflate"`` (stored as gzip) or ``"none"``.
     level : int or None
         From 1; None for the codec's default (zstd 1, deflate 6).
+    chunk : int or None
+        Side of a chunk; None for 512, less where a pixel has very many bytes.
 
     Raises
     ------
@@ -112,13 +117,13 @@ def zarr_layout(
         raise ConfigError(
             f"Zarr cannot hold {raster.dtype}; use one of {', '.join(sorted(_DTYPES))}"
         )
-    chunk, unit = _chunk_and_shard(raster.spatial, max(1, raster.pixel_bytes))
-    stored = replace(raster, chunk=chunk, chunk_planes=1, compression=name, table_bytes=0)
+    stored_chunk, unit = _chunk_and_shard(raster.spatial, max(1, raster.pixel_bytes), chunk)
+    stored = replace(raster, chunk=stored_chunk, chunk_planes=1, compression=name, table_bytes=0)
     rows, columns = raster.spatial
-    chunks = raster.planes * ceil_div(rows, chunk[0]) * ceil_div(columns, chunk[1])
+    chunks = raster.planes * ceil_div(rows, stored_chunk[0]) * ceil_div(columns, stored_chunk[1])
     shards = raster.planes * ceil_div(rows, unit[0]) * ceil_div(columns, unit[1])
     encoded = codec.bound(stored.chunk_bytes)
-    index = shard_index_bytes(chunk, unit)
+    index = shard_index_bytes(stored_chunk, unit)
     draft = Layout(
         format="zarr",
         raster=stored,
@@ -221,11 +226,14 @@ def _checked_codec(name: str, level: int | None) -> tuple[Codec, int | None]:
     return codec, level
 
 
-def _chunk_and_shard(shape: Shape, pixel_bytes: int) -> tuple[Shape, Shape]:
+def _chunk_and_shard(shape: Shape, pixel_bytes: int, side: int | None) -> tuple[Shape, Shape]:
     """Rows and columns of a chunk and of a shard, no larger than the raster needs."""
-    side = CHUNK
-    while side > CHUNK_MIN and side * side * pixel_bytes > SHARD_BYTES_MAX:
-        side //= 2
+    if side is None:
+        side = CHUNK
+        while side > CHUNK_MIN and side * side * pixel_bytes > SHARD_BYTES_MAX:
+            side //= 2
+    elif not 1 <= side <= SHARD_MAX:
+        raise ConfigError(f"output.tile {side} is no side of a chunk; use 1 to {SHARD_MAX}")
     shard_side = side
     while shard_side < SHARD_MAX and 4 * shard_side**2 * pixel_bytes <= SHARD_BYTES_MAX:
         shard_side *= 2
@@ -235,5 +243,4 @@ def _chunk_and_shard(shape: Shape, pixel_bytes: int) -> tuple[Shape, Shape]:
         min(shard_side // side * part, align_up(length, part))
         for length, part in zip((rows, columns), chunk, strict=True)
     )
-    assert math.prod(unit) >= math.prod(chunk)
     return chunk, (unit[0], unit[1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -32,8 +32,14 @@ if TYPE_CHECKING:
 MAX_CHUNKS = 1 << 32
 """Most chunks an array may have: at 512 x 512 a petapixel; more is a mistake or an attack."""
 
-# Codecs of numcodecs that make objects, by running what the file says (pickle) or not.
-_OBJECT_CODECS = {"pickle", "json2", "msgpack2", "vlen-utf8", "vlen-bytes", "vlen-array"}
+_CODECS = {
+    "adler32", "astype", "bitround", "blosc", "bytes", "bz2", "cast_value", "crc32", "crc32c",
+    "delta", "endian", "fixedscaleoffset", "fletcher32", "gzip", "jenkins_lookup3", "lz4", "lzma",
+    "packbits", "pcodec", "quantize", "scale_offset", "sharding_indexed", "shuffle", "transpose",
+    "zfpy", "zlib", "zstd",
+}  # fmt: skip
+"""Codecs that may run on a file's word. Not among them: pickle, which runs what the file says,
+others that make objects, and whatever else is installed and registered itself."""
 
 
 class ZarrSource:
@@ -263,16 +269,28 @@ def _check(array: zarr.Array[Any], label: str) -> None:
     grid = metadata.get("chunk_grid", {"name": "regular"})
     if grid["name"] != "regular":
         raise InputError(f"{label} has {grid['name']} chunks; tileconv reads regular ones")
-    for codec in [*(metadata.get("filters") or ()), *metadata.get("codecs", ())]:
-        named = codec if isinstance(codec, dict) else codec.get_config()
-        name = str(named.get("id", named.get("name"))).removeprefix("numcodecs.")
-        if name in _OBJECT_CODECS:
-            raise InputError(f"{label} is encoded with {name!r}, which tileconv does not decode")
+    for name in _codec_names(metadata):
+        if name not in _CODECS:
+            raise InputError(
+                f"{label} is encoded with {name!r}, which tileconv does not decode; "
+                "rewrite it with zstd, blosc or gzip"
+            )
     if array.chunks and min(array.chunks) < 1:
         raise InputError(f"{label} has chunks of shape {array.chunks}, which hold nothing")
     chunks = math.prod(grid_shape(tuple(array.shape), tuple(array.chunks)))
     if chunks > MAX_CHUNKS:
         raise InputError(f"{label} has {chunks} chunks, more than {MAX_CHUNKS}; rechunk it")
+
+
+def _codec_names(metadata: Mapping[str, Any]) -> Iterator[str]:
+    """Names of all codecs of an array, also inside its shards; numcodecs' without a prefix."""
+    stages = [metadata.get("compressor"), *(metadata.get("filters") or ())]
+    for codec in [*filter(None, stages), *metadata.get("codecs", ())]:
+        named = codec if isinstance(codec, Mapping) else codec.get_config()
+        yield str(named.get("id", named.get("name"))).removeprefix("numcodecs.")
+        options = named.get("configuration") or {}
+        yield from _codec_names({"codecs": options.get("codecs", ())})
+        yield from _codec_names({"codecs": options.get("index_codecs", ())})
 
 
 def _axis_names(array: zarr.Array[Any]) -> list[str | None] | None:

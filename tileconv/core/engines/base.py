@@ -35,8 +35,12 @@ class Engine(Protocol):
         and stop on it or at the end of the output; then its values do not depend on tiles.
         """
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes the engine itself holds: weights, factors, a spectrum. Once in a process."""
+
     def workspace_bytes(self, shape: Shape, samples: int, block: np.dtype, out: np.dtype) -> int:
-        """Bytes it allocates besides block and output, for an output of `shape`."""
+        """Upper bound of what `apply` allocates for an output of `shape`."""
 
     def apply(self, block: np.ndarray, out: np.ndarray, cast: Cast) -> CastCounts:
         """Compute `out` from `block`.
