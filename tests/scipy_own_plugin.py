@@ -81,7 +81,7 @@ def ndimage_door(original):
     name = original.__name__
 
     @wraps(original)
-    def door(input, weights, output=None, *args, **kwargs):
+    def door(input, weights, output=None, *args, **kwargs):  # noqa: A002 - scipy's name
         array = np.asarray(input)
         long_axes = sum(size > 1 for size in np.shape(weights))
         if array.ndim < 2 or (kwargs.get("axes") is None and long_axes > 2):

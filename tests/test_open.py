@@ -15,7 +15,7 @@ from tileconv.lazy import convolve, convolve2d
 from tileconv.lazy import open as open_raster
 
 LAYOUTS = {
-    "tiles": {"tile": (32, 48)},
+    "tiles": {"tile": (16, 32)},
     "rows": {"rowsperstrip": 1},
     "strips": {"rowsperstrip": 37},
     "one strip": {"rowsperstrip": 1 << 20},
@@ -26,9 +26,9 @@ COMPRESSIONS = [
 ]  # fmt: skip
 DTYPES = ["u1", "u2", "i2", "f4"]
 BANDS = {
-    "grey": ((83, 71), {"photometric": "minisblack"}),
-    "interleaved": ((83, 71, 3), {"photometric": "rgb", "planarconfig": "contig"}),
-    "planar": ((3, 83, 71), {"photometric": "rgb", "planarconfig": "separate"}),
+    "grey": ((45, 40), {"photometric": "minisblack"}),
+    "interleaved": ((45, 40, 3), {"photometric": "rgb", "planarconfig": "contig"}),
+    "planar": ((3, 45, 40), {"photometric": "rgb", "planarconfig": "separate"}),
 }
 
 

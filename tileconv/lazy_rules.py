@@ -201,7 +201,7 @@ def _work(
     if operation.boundary is Boundary.FILL:
         fill = np.asarray(operation.fill_value)
         block = block if _holds(block, fill) else np.result_type(block, sums)
-        held = (fill if block.kind == "c" else fill.real).astype(block)[()]
+        held: Any = (fill if block.kind == "c" else fill.real).astype(block)[()]
         operation = replace(operation, fill_value=held)
     cast = Cast(dtype, Rule.TRUNCATE)
     engine = engine_for(operation.kernel, block, sums, cast, method=method)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+import pickle
+from functools import partial
 from itertools import accumulate, product
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +15,7 @@ import dask.array as da
 import numpy as np
 from dask.base import get_scheduler
 
+from tileconv.core.engines import Engine
 from tileconv.core.engines.copy import CopyEngine
 from tileconv.core.grid import Region
 from tileconv.core.kernels import Kernel
@@ -20,7 +23,7 @@ from tileconv.core.methods import Choice, Method
 from tileconv.core.operation import Mode, Operation
 from tileconv.core.pixels import Cast
 from tileconv.core.raster import Raster
-from tileconv.jobs.config import parse_size
+from tileconv.jobs.config import Run, parse_size
 from tileconv.jobs.limits import default_memory_cap, resident_bytes, usable_cores
 from tileconv.jobs.memory import baseline_bytes
 from tileconv.jobs.plan import Work, make_plan
@@ -31,7 +34,7 @@ from tileconv.jobs.staging import check_output
 from tileconv.lazy_blocks import BlockWork
 from tileconv.stores.absent import AbsentChunks
 from tileconv.stores.axes import raster_dims
-from tileconv.stores.chunk_cache import ChunkCache
+from tileconv.stores.chunk_cache import DEFAULT_CACHE_BYTES, ChunkCache
 from tileconv.stores.sink import format_of, plan_layout
 from tileconv.stores.source import Source
 
@@ -42,17 +45,26 @@ class DaskSource:
     Parameters
     ----------
     array : dask.array.Array
-    raster : Raster
-        Its description; the chunk is the array's largest.
-    cache : ChunkCache
-        Holds computed blocks, so that tiles that share one compute it once.
+    axes : str or None
+        Names of its axes; see `tileconv.stores.axes.raster_dims`.
     """
 
-    def __init__(self, array: da.Array, raster: Raster, cache: ChunkCache) -> None:
-        self.raster = raster
+    def __init__(self, array: da.Array, axes: str | None) -> None:
+        dims = raster_dims(array.shape, dims=axes)
+        y, largest = dims.index("y"), [max(sizes) for sizes in array.chunks]
+        self.raster = Raster(
+            array.shape,
+            array.dtype,
+            dims,
+            chunk=(largest[y], largest[y + 1]),
+            chunk_planes=math.prod(largest[:y]),
+            compression="dask",
+        )
+        self.path = None
         self.absent = AbsentChunks(0)
+        # Computed blocks, so that tiles that share one compute it once.
+        self.cache = ChunkCache(DEFAULT_CACHE_BYTES)
         self._array = array
-        self._cache = cache
         self._ends = [[0, *accumulate(sizes)] for sizes in array.chunks]
         # Tiles are computed side by side already; a scheduler the user set is respected.
         self._scheduler = None if get_scheduler() else "synchronous"
@@ -65,7 +77,7 @@ class DaskSource:
         box += [(0, n) for n in raster.sample_shape]
         target = out.reshape([b - a for a, b in box])
         for index in product(*(self._numbers(axis, span) for axis, span in enumerate(box))):
-            block = self._cache.get((id(self), index), lambda i=index: self._compute(i))
+            block = self.cache.get(index, partial(self._compute, index))
             into, of = [], []
             for axis, (number, (lo, hi)) in enumerate(zip(index, box, strict=True)):
                 first, last = self._ends[axis][number], self._ends[axis][number + 1]
@@ -104,7 +116,8 @@ def save_array(
     path: str | os.PathLike[str],
     *,
     axes: str | None,
-    run: dict[str, Any],
+    overwrite: bool,
+    run: Run,
     storage: dict[str, Any],
 ) -> Report:
     """Store a dask array; `tileconv.lazy.save` describes it.
@@ -115,30 +128,19 @@ def save_array(
     """
     output = Path(path)
     file_format = format_of(output)
-    overwrite = bool(storage.pop("overwrite"))
-    cache = ChunkCache(0)
-    source, block_work = _file_and_work(array)
-    origin = getattr(source, "path", None)
-    check_output(output, origin, overwrite=overwrite)
-    if source is None:
-        raster = Raster(
-            array.shape,
-            array.dtype,
-            raster_dims(array.shape, dims=axes),
-            *_largest_chunk(array, axes),
-            compression="dask",
+    file, block_work = _file_and_work(array)
+    check_output(output, file.path if file else None, overwrite=overwrite)
+    # A copy, opened anew, so that its cache can be given the size that was planned.
+    source = pickle.loads(pickle.dumps(file)) if file else DaskSource(array, axes)  # noqa: S301
+    with source:
+        work = _work(source, block_work, file_format, storage)
+        plan = make_plan(
+            work,
+            cap_bytes=default_memory_cap() if run.memory is None else parse_size(run.memory),
+            workers=run.workers or usable_cores(),
+            baseline_bytes=max(baseline_bytes(work), resident_bytes()),
         )
-        source = DaskSource(array, raster, cache)
-    else:
-        cache = source.cache
-    work = _work(source, block_work, file_format, storage)
-    plan = make_plan(
-        work,
-        cap_bytes=default_memory_cap() if run["memory"] is None else parse_size(run["memory"]),
-        workers=run["workers"] or usable_cores(),
-        baseline_bytes=max(baseline_bytes(work), resident_bytes()),
-    )
-    return execute(plan, source, cache, output, overwrite=overwrite, listener=Listener())
+        return execute(plan, source, output, overwrite=overwrite, listener=Listener())
 
 
 def _file_and_work(array: da.Array) -> tuple[Source | None, BlockWork | None]:
@@ -149,21 +151,15 @@ def _file_and_work(array: da.Array) -> tuple[Source | None, BlockWork | None]:
     return (source, work) if hasattr(source, "raster") else (None, None)
 
 
-def _largest_chunk(array: da.Array, axes: str | None) -> tuple[tuple[int, int], int]:
-    """Rows and columns of the largest block, and how many planes it spans."""
-    y = raster_dims(array.shape, dims=axes).index("y")
-    largest = [max(sizes) for sizes in array.chunks]
-    return (largest[y], largest[y + 1]), math.prod(largest[:y])
-
-
 def _work(
     source: Source, block_work: BlockWork | None, file_format: str, storage: dict[str, Any]
 ) -> Work:
     raster = source.raster
     if block_work is None:
         operation = Operation(Kernel(np.ones((1, 1)), (0, 0), name="copy"), Mode.SAME)
-        engine, dtype, block_dtype = CopyEngine(raster.dtype), raster.dtype, raster.dtype
-        choice, cast = Choice(Method.DIRECT, "nothing to convolve", 0.1), Cast(dtype)
+        engine: Engine = CopyEngine(raster.dtype)
+        block_dtype, cast = raster.dtype, Cast(raster.dtype)
+        choice = Choice(Method.DIRECT, "nothing to convolve", 0.1)
     else:
         operation, engine = block_work.operation, block_work.engine
         cast, block_dtype = block_work.cast, block_work.block_dtype

@@ -55,6 +55,7 @@ class Memory:
             "offset tables of the input": source.table_bytes,
             "offset tables of the output": layout.table_bytes,
             "record of finished tiles": ceil_div(tiles, 8),
+            "kernel, prepared": work.engine.held_bytes,
             "cache of decoded chunks": cache_bytes,
             "extended blocks": workers * block.area * source.samples * work.block_dtype.itemsize,
             # A chunk as it is stored, and as it comes out of the codec.

@@ -113,8 +113,8 @@ def resolve(job: Job, source: Raster, tags: TiffTags | None = None) -> Work:
         )
     dtype = job.output_dtype(source.dtype) or default_output_dtype(source.dtype, kernel)
     accumulator = accumulation_dtype(source.dtype, dtype, kernel)
-    if accumulator.kind == "c" and dtype.kind != "c":
-        raise ConfigError(f"output.dtype {dtype} cannot hold complex results; use {accumulator}")
+    cast = Cast(dtype, nan_fill=job.output.nan_fill)
+    cast.check(accumulator)
     choice = choose(
         kernel,
         source.dtype,
@@ -134,7 +134,7 @@ def resolve(job: Job, source: Raster, tags: TiffTags | None = None) -> Work:
         choice=choice,
         engine=build_engine(choice.method, kernel, accumulator),
         block_dtype=_block_dtype(source.dtype, accumulator, operation),
-        cast=Cast(dtype, nan_fill=job.output.nan_fill),
+        cast=cast,
         refuse_clipped=job.output.overflow == "error",
         layout=plan_layout(
             file_format,

@@ -50,13 +50,12 @@ def run(job: JobLike, *, listener: Listener | None = None) -> Report:
     TileconvError
         Nothing stands under the output's name then.
     """
-    job, cache = as_job(job), ChunkCache(0)
+    job = as_job(job)
     check_names(job)
-    with open_input(job, cache) as source:
+    with open_input(job) as source:
         return execute(
             plan_for(job, source),
             source,
-            cache,
             job.output_path,
             overwrite=job.output.overwrite,
             listener=listener or Listener(),
@@ -66,7 +65,6 @@ def run(job: JobLike, *, listener: Listener | None = None) -> Report:
 def execute(
     plan: Plan,
     source: Source,
-    cache: ChunkCache,
     output: Path,
     *,
     overwrite: bool,
@@ -78,15 +76,14 @@ def execute(
     ----------
     plan : Plan
     source : Source
-        What the plan was made for; reads through `cache`.
-    cache : ChunkCache
-        Given the size that was planned.
+        What the plan was made for; its cache is given the size that was planned.
     output : Path
     overwrite : bool
         Whether an output that is there is replaced.
     listener : Listener
     """
     check_disk(plan, output)
+    cache = source.cache or ChunkCache(0)
     cache.capacity_bytes = plan.cache_bytes
     report = Report(plan, str(output))
     listener.started(plan)
@@ -124,7 +121,7 @@ def plan(job: JobLike) -> Plan:
     """
     job = as_job(job)
     check_names(job)
-    with open_input(job, ChunkCache(0)) as source:
+    with open_input(job) as source:
         return plan_for(job, source)
 
 
@@ -138,7 +135,7 @@ def check_names(job: Job) -> None:
     job.kernel_weights()
 
 
-def open_input(job: Job, cache: ChunkCache) -> Source:
+def open_input(job: Job) -> Source:
     """The job's source: its file, or its made-up raster."""
     spec = job.input
     if spec.sample is not None:
@@ -151,7 +148,6 @@ def open_input(job: Job, cache: ChunkCache) -> Source:
         level=spec.level,
         dims=spec.axes,
         missing=Missing(spec.missing),
-        cache=cache,
     )
 
 

@@ -55,9 +55,19 @@ class NumpySource:
         return self._raster
 
     @property
+    def path(self) -> None:
+        """None: the pixels are in memory."""
+        return
+
+    @property
     def absent(self) -> AbsentChunks:
         """None are: an array has all its pixels."""
         return self._absent
+
+    @property
+    def cache(self) -> None:
+        """None: there are no chunks."""
+        return
 
     def read(self, plane: int, region: Region, out: np.ndarray) -> None:
         """Fill `out` with the pixels of `region`; see `Source.read`."""
@@ -122,9 +132,19 @@ class NpySource:
         return self._raster
 
     @property
+    def path(self) -> Path:
+        """The file."""
+        return self._path
+
+    @property
     def absent(self) -> AbsentChunks:
         """None are: a .npy has all its pixels."""
         return self._absent
+
+    @property
+    def cache(self) -> None:
+        """None: there are no chunks."""
+        return
 
     def read(self, plane: int, region: Region, out: np.ndarray) -> None:
         """Fill `out` with the pixels of `region`; see `Source.read`."""

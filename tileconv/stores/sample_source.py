@@ -93,9 +93,19 @@ class SampleSource:
         return self._raster
 
     @property
+    def path(self) -> None:
+        """None: the pixels are made."""
+        return
+
+    @property
     def absent(self) -> AbsentChunks:
         """None are: every pixel is made."""
         return self._absent
+
+    @property
+    def cache(self) -> None:
+        """None: there are no chunks."""
+        return
 
     def read(self, plane: int, region: Region, out: np.ndarray) -> None:
         """Fill `out` with the pixels of `region`; see `Source.read`."""

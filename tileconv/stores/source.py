@@ -35,8 +35,16 @@ class Source(Protocol):
         """What the raster is."""
 
     @property
+    def path(self) -> Path | None:
+        """The file or folder it reads; None for pixels in memory."""
+
+    @property
     def absent(self) -> AbsentChunks:
         """Chunks that the format allows to be missing and that were read as fill value."""
+
+    @property
+    def cache(self) -> ChunkCache | None:
+        """What its decoded chunks go through; None for a source without chunks."""
 
     def read(self, plane: int, region: Region, out: np.ndarray) -> None:
         """Fill `out` with the pixels of `region`, which lies inside the raster.

@@ -97,6 +97,11 @@ class TiffSource:
         return self._raster
 
     @property
+    def path(self) -> Path:
+        """The file."""
+        return self._path
+
+    @property
     def absent(self) -> AbsentChunks:
         """Sparse segments read so far, filled with GDAL_NODATA or 0."""
         return self._absent
@@ -105,6 +110,11 @@ class TiffSource:
     def tags(self) -> TiffTags:
         """What an output TIFF should carry over."""
         return self._image.tags
+
+    @property
+    def cache(self) -> ChunkCache:
+        """Its decoded chunks; the capacity may be changed."""
+        return self._cache
 
     def read(self, plane: int, region: Region, out: np.ndarray) -> None:
         """Fill `out` with the pixels of `region`; see `Source.read`."""

@@ -107,9 +107,19 @@ class ZarrSource:
         return self._raster
 
     @property
+    def path(self) -> Path | None:
+        """The folder; None for an array that was given as an object."""
+        return Path(self._source) if isinstance(self._source, str | Path) else None
+
+    @property
     def absent(self) -> AbsentChunks:
         """Chunks that were not there and were read as fill value."""
         return self._absent
+
+    @property
+    def cache(self) -> ChunkCache:
+        """Its decoded chunks; the capacity may be changed."""
+        return self._cache
 
     def read(self, plane: int, region: Region, out: np.ndarray) -> None:
         """Fill `out` with the pixels of `region`; see `Source.read`."""
