@@ -240,6 +240,17 @@ def test_bands_are_carried(data, name):
     np.testing.assert_array_equal(computed(result), expected)
 
 
+@pytest.mark.parametrize("axes", [(1, 0), (-1, 0), (2, 0), (2, -2), (0, 2)])
+def test_axes_in_any_order(axes):
+    raster = np.arange(2 * 5 * 7).reshape(2, 5, 7) ** 2 % 101
+    raster = raster if 2 in axes else raster[0]
+    weights = np.array([[1, 2, 0], [0, 5, 7], [3, 0, 0]])
+    for name in ("convolve", "correlate"):
+        rules = (weights, None, "wrap", 0.0, (1, -1))
+        expected = getattr(ndimage, name)(raster, *rules, axes=axes)
+        np.testing.assert_array_equal(getattr(lazy, name)(raster, *rules, axes=axes), expected)
+
+
 def test_weights_along_one_of_three_axes():
     stack, row = np.arange(60.0).reshape(3, 4, 5) ** 2, np.array([[[1.0, 2, 5]]])
     np.testing.assert_array_equal(lazy.convolve(stack, row), ndimage.convolve(stack, row))

@@ -1,5 +1,6 @@
 """tileconv.open gives a file's pixels lazily, in the file's own axis order."""
 
+import gc
 import itertools
 import pickle
 
@@ -130,6 +131,17 @@ def test_pickled_as_a_path(tiff):
     np.testing.assert_array_equal(pickle.loads(sent), pixels)
 
 
+def test_closed_when_nothing_refers_to_it(tiff):
+    path, pixels = tiff
+    lazy = open_raster(path)
+    convolved = convolve2d(path, KERNEL)
+    np.testing.assert_array_equal(lazy, pixels)
+    convolved.compute()
+    del lazy, convolved
+    # An open file would be reported here, as an error.
+    gc.collect()
+
+
 def test_opening_reads_no_pixels(tmp_path):
     path = tmp_path / "x.tif"
     tifffile.imwrite(path, picture((64, 64), "u1"), tile=(32, 32), compression="deflate")
@@ -161,10 +173,13 @@ def test_unknown_rule_for_missing_chunks(tiff):
         open_raster(tiff[0], missing="maybe")
 
 
-def test_missing_chunks_can_be_refused(tmp_path):
+def test_missing_chunks_are_told_of_or_refused(tmp_path, caplog):
     zarr.create_array(tmp_path / "x.zarr", shape=(8, 8), chunks=(4, 4), dtype="u1", fill_value=7)
-    filled = open_raster(tmp_path / "x.zarr", missing="fill")
-    np.testing.assert_array_equal(filled, np.full((8, 8), 7))
+    for missing, told in (("fill", 0), ("warn", 1)):
+        filled = open_raster(tmp_path / "x.zarr", missing=missing)
+        for _ in range(2):
+            np.testing.assert_array_equal(filled, np.full((8, 8), 7))
+        assert len(caplog.records) == told
     with pytest.raises(InputError, match="absent"):
         open_raster(tmp_path / "x.zarr", missing="error").compute()
 
@@ -204,9 +219,10 @@ def test_bands_of_a_file_are_carried(tmp_path, bands):
 def test_a_kernel_may_be_a_path(tmp_path, tiff):
     path, pixels = tiff
     np.save(tmp_path / "kernel.npy", KERNEL)
-    np.testing.assert_array_equal(
-        convolve2d(path, tmp_path / "kernel.npy"), convolve2d(pixels, KERNEL)
-    )
+    np.savetxt(tmp_path / "kernel.csv", KERNEL, delimiter=",")
+    expected = convolve2d(pixels, KERNEL)
+    np.testing.assert_array_equal(convolve2d(path, tmp_path / "kernel.npy"), expected)
+    np.testing.assert_array_equal(convolve2d(path, tmp_path / "kernel.csv"), expected)
 
 
 def test_a_zarr_array_is_convolved_as_its_pixels():

@@ -71,7 +71,23 @@ def correlate2d(
 ) -> da.Array:
     """Cross-correlate two 2-D arrays, as scipy.signal.correlate2d does; `in2` is conjugated.
 
-    Parameters, result and errors are those of `convolve2d`.
+    As in scipy, ``same`` starts at ``k // 2`` of the full result along an axis of k weights,
+    `convolve2d`'s at ``(k - 1) // 2``.
+
+    Parameters
+    ----------
+    in1, in2, mode, boundary, fillvalue, method
+        As for `convolve2d`.
+
+    Returns
+    -------
+    dask.array.Array
+        As from `convolve2d`.
+
+    Raises
+    ------
+    ValueError, InputError
+        As by `convolve2d`.
     """
     return signal_result("correlate2d", in1, in2, (mode, boundary, fillvalue), method)
 
@@ -137,9 +153,22 @@ def correlate(  # noqa: PLR0913 - scipy's signature
     axes: int | Sequence[int] | None = None,
     method: str = "auto",
 ) -> da.Array:
-    """Correlate over two axes, as scipy.ndimage.correlate does; complex weights conjugated.
+    """Correlate over two axes, as scipy.ndimage.correlate does; complex weights are conjugated.
 
-    Parameters, result and errors are those of `convolve`.
+    Parameters
+    ----------
+    input, weights, output, mode, cval, origin, axes, method
+        As for `convolve`.
+
+    Returns
+    -------
+    dask.array.Array
+        As from `convolve`.
+
+    Raises
+    ------
+    RuntimeError, ValueError, TypeError, InputError
+        As by `convolve`.
     """
     return ndimage_result("correlate", input, weights, (output, mode, cval, origin, axes), method)
 

@@ -6,6 +6,7 @@ are. A `Reader` stands for the input; nothing here knows what the graph looks li
 
 from __future__ import annotations
 
+import logging
 import math
 import weakref
 from collections.abc import Sequence
@@ -20,7 +21,10 @@ from tileconv.core.engines.base import Engine
 from tileconv.core.grid import Region, Shape
 from tileconv.core.operation import Operation
 from tileconv.core.pixels import Cast
+from tileconv.stores.absent import Missing
 from tileconv.stores.source import Source
+
+log = logging.getLogger(__name__)
 
 Chunks = tuple[tuple[int, ...], ...]
 """Lengths of the chunks along each axis, as dask writes them."""
@@ -172,11 +176,13 @@ class OpenFile:
     """A source that closes itself when nothing refers to it any more; else it is the source.
 
     Lazy arrays have no end of their own at which a file could be closed. Pickled as its
-    source, which is opened anew, once in each process.
+    source, which is opened anew, once in each process. It says once, through `logging`,
+    that chunks are absent, because a lazy array has no report to say it in.
     """
 
     def __init__(self, source: Source) -> None:
         self._source = source
+        self._told = False
         weakref.finalize(self, source.close)
 
     def __getattr__(self, name: str) -> Any:
@@ -184,6 +190,18 @@ class OpenFile:
 
     def __reduce__(self) -> tuple[type[OpenFile], tuple[Source]]:
         return OpenFile, (self._source,)
+
+    def read(self, plane: int, region: Region, out: np.ndarray) -> None:
+        """See `Source.read`."""
+        self._source.read(plane, region, out)
+        absent = self._source.absent
+        if absent.count and absent.missing is Missing.WARN and not self._told:
+            self._told = True
+            log.warning(
+                "%s is absent and read as the fill value, others perhaps too; "
+                "open with missing='fill' to accept that, or missing='error' to refuse it",
+                absent.first[0],
+            )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -22,6 +22,7 @@ from tileconv.errors import ConfigError
 from tileconv.lazy_blocks import BlockWork, Chunks, OpenFile
 from tileconv.lazy_graph import convolved, convolved_dask, file_array
 from tileconv.stores.absent import Missing
+from tileconv.stores.kernel_file import read_kernel
 from tileconv.stores.source import open_source
 
 BLOCK_BYTES = 32 << 20
@@ -101,7 +102,9 @@ def pixels_of(given: Any) -> Pixels:
     if isinstance(given, Pixels):
         return given
     if isinstance(given, (str, os.PathLike)):
-        return file_pixels(given)
+        if Path(given).suffix.lower() not in (".csv", ".txt"):
+            return file_pixels(given)
+        given, _ = read_kernel(Path(given))
     if isinstance(given, da.Array):
         if any(math.isnan(size) for size in given.shape):
             raise ValueError(

@@ -86,6 +86,9 @@ class DaskSource:
                 of.append(slice(a - first, b - first))
             target[tuple(into)] = block[tuple(of)]
 
+    def require_chunks(self) -> None:
+        """Blocks are computed."""
+
     def close(self) -> None:
         """Nothing to release."""
 

@@ -96,7 +96,7 @@ CHECKSUMS = {
     ("slide", (4096, 4096, 3), 0, (2900, 517)): 0x9A2296CB,
     ("slide", (2 * FAR, 2 * FAR), 0, (FAR + 3, FAR + 5)): 0x77E50137,
     ("zoneplate", (4096, 4096), 0, (1000, 2000)): 0xE9B174F7,
-    ("zoneplate", (2 * FAR, FAR), 0, (2 * FAR - 200, 17)): 0x6AA53D4D,
+    ("zoneplate", (2 * FAR, FAR), 0, (FAR + FAR // 3, FAR // 7)): 0x7B1837D0,
     ("step", (4096, 4096), 0, (2000, 1600)): 0xE868337E,
 }
 

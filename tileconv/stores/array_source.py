@@ -75,6 +75,9 @@ class NumpySource:
         pixels = self._array[index]
         out.reshape(out.shape[:2] + self._raster.sample_shape)[...] = pixels
 
+    def require_chunks(self) -> None:
+        """Pixels are all there."""
+
     def close(self) -> None:
         """Nothing to release: the array is the caller's."""
 
@@ -167,6 +170,9 @@ class NpySource:
                 slice(a - start, b - start) for (a, b), (start, _) in zip(box, window, strict=True)
             )
             target[into] = self._map(box, steps)
+
+    def require_chunks(self) -> None:
+        """Pixels are all there."""
 
     def close(self) -> None:
         """Reading afterwards is an error."""

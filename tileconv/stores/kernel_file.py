@@ -88,15 +88,14 @@ def _read_npy(path: Path) -> np.ndarray:
     try:
         shape, _, dtype, _ = npy_header(path)
         numeric_dtype(dtype, str(path))
-        _check_shape(path, shape)
-        return np.asarray(np.load(path, allow_pickle=False))
     except InputError as error:
         raise ConfigError(
             f"kernel file {error}; write it with numpy.save from a plain numeric array"
         ) from error
+    _check_shape(path, shape)
+    try:
+        return np.asarray(np.load(path, allow_pickle=False))
     except ValueError as error:
-        if isinstance(error, ConfigError):
-            raise
         raise ConfigError(
             f"kernel file {path} is shorter than its header says; restore it from its source"
         ) from error

@@ -128,6 +128,9 @@ class SampleSource:
                 scaled = levels if self._pattern == "step" else _scaled(levels, self._raster.dtype)
                 part[...] = scaled.astype(self._raster.dtype, copy=False)
 
+    def require_chunks(self) -> None:
+        """Pixels are made."""
+
     def close(self) -> None:
         """Nothing to release."""
 

@@ -242,8 +242,9 @@ def _columns(seed: int, x0: int, columns: int, bits: int) -> np.ndarray:
     """A cell for each column of cells that the window can cross: no row yet, and its bend."""
     first = x0 >> bits
     count = ((x0 + columns + _BEND_MAX) >> bits) + 1 - first
-    cells = np.full((count, 7), -(1 << 62), np.int64)
+    cells = np.empty((count, 7), np.int64)
     for i in range(count):
+        cells[i, 0] = -(1 << 62)
         bend = _bend(seed + 11, (first + i) << bits)
         cells[i, 6] = bend + (_hash(seed + 50 + bits, 0, first + i) & ((1 << bits) - 1))
     return cells
@@ -342,7 +343,8 @@ def slide_levels(  # noqa: PLR0913, PLR0917 - Numba passes arguments by position
             _fields(seed, ((y >> _BITS) + 1) * LATTICE, left, height, width, low)
         for field in range(3):
             _spread(top[field], low[field], y, x0, lines[field])
-        lines[3:] = 0
+        for i in range(columns):
+            lines[3, i] = lines[4, i] = 0
         _fibres(seed + 21, y, x0, 6, 4, bends, lines[3])
         _fibres(seed + 31, y, x0, 4, 3, bends, lines[3])
         _nuclei(seed, y, x0, 4, size, small, lines[4])
@@ -351,7 +353,8 @@ def slide_levels(  # noqa: PLR0913, PLR0917 - Numba passes arguments by position
         for channel in range(channels):
             grain = _hash(seed + 61, y, channel)
             _expose(eosin, haematoxylin, stains[:, channel], grain, x0, levels)
-            out[row, :, channel] = levels
+            for i in range(columns):
+                out[row, i, channel] = levels[i]
 
 
 def slide_stains(channels: int) -> np.ndarray:

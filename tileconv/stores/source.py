@@ -63,6 +63,15 @@ class Source(Protocol):
             Naming file, page or array, chunk and byte range.
         """
 
+    def require_chunks(self) -> None:
+        """Refuse a raster that has pixels, none of which was ever stored.
+
+        Raises
+        ------
+        InputError
+            Every chunk is absent.
+        """
+
     def close(self) -> None:
         """Release the file."""
 

@@ -146,6 +146,14 @@ class TiffSource:
             chunk = self._cache.get((self._token, page, separate, deep, top, left), load)
             into[...] = chunk[(layer, *part.within(cell).slices)]
 
+    def require_chunks(self) -> None:
+        """Refuse an image whose every segment is sparse; see `Source.require_chunks`."""
+        if self._raster.nbytes and not self._image.table.counts.any():
+            raise InputError(
+                f"{self._path}: every one of its {self._absent.chunks} tiles or strips is missing; "
+                "check the path, and that the file was written"
+            )
+
     def close(self) -> None:
         """Release the file."""
         self._file.close()

@@ -65,7 +65,7 @@ class Codec:
                 return raw_bytes + raw_bytes // 256 + 64 + (1 << 10)
 
     def state_bytes(self, level: int | None, raw_bytes: int) -> int:
-        """Memory of the encoder itself; see `tests/stores/test_zarr_store.py`."""
+        """Memory of the encoder itself; measured by tests/stores/test_zarr_writer.py."""
         match self.name:
             case None:
                 return 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -18,6 +18,7 @@ from tileconv.errors import ConfigError, InputError
 from tileconv.stores.absent import AbsentChunks, Missing
 from tileconv.stores.axes import raster_dims
 from tileconv.stores.chunk_cache import DEFAULT_CACHE_BYTES, ChunkCache
+from tileconv.stores.zarr_array import axis_names, check_array, open_array
 from tileconv.stores.zarr_chunks import (
     ChunkLoader,
     Coords,
@@ -28,18 +29,6 @@ from tileconv.stores.zarr_chunks import (
 
 if TYPE_CHECKING:
     import zarr
-
-MAX_CHUNKS = 1 << 32
-"""Most chunks an array may have: at 512 x 512 a petapixel; more is a mistake or an attack."""
-
-_CODECS = {
-    "adler32", "astype", "bitround", "blosc", "bytes", "bz2", "cast_value", "crc32", "crc32c",
-    "delta", "endian", "fixedscaleoffset", "fletcher32", "gzip", "jenkins_lookup3", "lz4", "lzma",
-    "packbits", "pcodec", "quantize", "scale_offset", "sharding_indexed", "shuffle", "transpose",
-    "zfpy", "zlib", "zstd",
-}  # fmt: skip
-"""Codecs that may run on a file's word. Not among them: pickle, which runs what the file says,
-others that make objects, and whatever else is installed and registered itself."""
 
 
 class ZarrSource:
@@ -79,15 +68,7 @@ class ZarrSource:
     ) -> None:
         self._source = source
         self._options = {"level": level, "dims": dims, "missing": missing}
-        if isinstance(source, str | Path):
-            self._label = str(source)
-            array, names = _open(Path(source), level)
-        else:
-            self._label = str(source.store_path)
-            if level:
-                raise ConfigError(f"{self._label} is an array; it has level 0 only, not {level}")
-            array, names = source, None
-        _check(array, self._label)
+        self._label, array, names = _opened(source, level)
         self._shape, self._chunk = tuple(array.shape), tuple(array.chunks)
         self._grid = grid_shape(self._shape, self._chunk)
         dtype = np.dtype(array.dtype).newbyteorder("=")
@@ -98,7 +79,7 @@ class ZarrSource:
         self._token = object()
         loader = chunk_loader(array, self._label)
         self._loader: ChunkLoader | None = loader
-        axes = raster_dims(self._shape, dims=dims, names=names or _axis_names(array))
+        axes = raster_dims(self._shape, dims=dims, names=names)
         self._raster = self._describe(axes, dtype, loader)
 
     @property
@@ -224,90 +205,19 @@ def _reopen(source: str | Path | zarr.Array[Any], options: dict[str, Any]) -> Za
     return ZarrSource(source, **options)
 
 
-def _open(path: Path, level: int) -> tuple[zarr.Array[Any], list[str] | None]:
-    """The array at `path`, or the level of the image there; with the image's axis names."""
+def _opened(source: object, level: int) -> tuple[str, zarr.Array[Any], Sequence[str | None] | None]:
+    """What error messages call the array, the array, and the names of its axes."""
     import zarr
 
-    try:
-        node = zarr.open(str(path), mode="r")
-    except PermissionError as error:
-        raise InputError(f"{path} cannot be read: permission denied") from error
-    except Exception as error:
-        # The metadata are the file's, and zarr has no one error for what may be wrong in them.
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path} is not a Zarr that can be read: {reason}") from error
-    if isinstance(node, zarr.Array):
+    if isinstance(source, str | Path):
+        label = str(source)
+        array, names = open_array(Path(source), level)
+    elif isinstance(source, zarr.Array):
+        label, array, names = str(source.store_path), source, None
         if level:
-            raise ConfigError(f"{path} is a single array; it has level 0 only, not {level}")
-        return node, None
-    attributes = dict(node.attrs)
-    ome = attributes.get("ome", attributes)
-    if not (isinstance(ome, dict) and ome.get("multiscales")):
-        keys = sorted(node.array_keys())
-        inside = f"it holds {', '.join(keys[:10])}; open one of these" if keys else "it is empty"
-        raise InputError(
-            f"{path} is a Zarr group, neither an array nor an OME-Zarr image: {inside}"
-        )
-    try:
-        image = ome["multiscales"][0]
-        levels = [str(dataset["path"]) for dataset in image["datasets"]]
-        names = [axis["name"] if isinstance(axis, dict) else axis for axis in image.get("axes", [])]
-        names = [str(name) for name in names]
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: its OME-Zarr metadata are not readable: {error!r}") from error
-    if not 0 <= level < len(levels):
-        raise ConfigError(f"{path} has levels 0 .. {len(levels) - 1}, not {level}")
-    if ".." in Path(levels[level]).parts or Path(levels[level]).is_absolute():
-        raise InputError(f"{path}: level {level} points outside the image, to {levels[level]!r}")
-    try:
-        array = node[levels[level]]
-    except Exception as error:
-        raise InputError(f"{path}: level {level}, {levels[level]!r}, is not there") from error
-    if not isinstance(array, zarr.Array):
-        raise InputError(f"{path}: level {level}, {levels[level]!r}, is a group, not an array")
-    return array, names or None
-
-
-def _check(array: zarr.Array[Any], label: str) -> None:
-    """Refuse arrays that are no rasters, and metadata that ask for too much."""
-    metadata: dict[str, Any] = array.metadata.to_dict()
-    if np.dtype(array.dtype).kind not in "biufc":
-        raise InputError(
-            f"{label} holds {array.dtype}, not numbers; tileconv reads bool, "
-            "integer, float and complex arrays"
-        )
-    grid = metadata.get("chunk_grid", {"name": "regular"})
-    if grid["name"] != "regular":
-        raise InputError(f"{label} has {grid['name']} chunks; tileconv reads regular ones")
-    for name in _codec_names(metadata):
-        if name not in _CODECS:
-            raise InputError(
-                f"{label} is encoded with {name!r}, which tileconv does not decode; "
-                "rewrite it with zstd, blosc or gzip"
-            )
-    if array.chunks and min(array.chunks) < 1:
-        raise InputError(f"{label} has chunks of shape {array.chunks}, which hold nothing")
-    chunks = math.prod(grid_shape(tuple(array.shape), tuple(array.chunks)))
-    if chunks > MAX_CHUNKS:
-        raise InputError(f"{label} has {chunks} chunks, more than {MAX_CHUNKS}; rechunk it")
-
-
-def _codec_names(metadata: Mapping[str, Any]) -> Iterator[str]:
-    """Names of all codecs of an array, also inside its shards; numcodecs' without a prefix."""
-    stages = [metadata.get("compressor"), *(metadata.get("filters") or ())]
-    for codec in [*filter(None, stages), *metadata.get("codecs", ())]:
-        named = codec if isinstance(codec, Mapping) else codec.get_config()
-        yield str(named.get("id", named.get("name"))).removeprefix("numcodecs.")
-        options = named.get("configuration") or {}
-        yield from _codec_names({"codecs": options.get("codecs", ())})
-        yield from _codec_names({"codecs": options.get("index_codecs", ())})
-
-
-def _axis_names(array: zarr.Array[Any]) -> list[str | None] | None:
-    """Axis names an array carries: Zarr v3's, or xarray's attribute in v2."""
-    names = getattr(array.metadata, "dimension_names", None)
-    if names is None:
-        names = array.attrs.get("_ARRAY_DIMENSIONS")
-    if not isinstance(names, list | tuple):
-        return None
-    return [name if isinstance(name, str) else None for name in names]
+            raise ConfigError(f"{label} is an array; it has level 0 only, not {level}")
+    else:
+        kind = type(source).__name__
+        raise ConfigError(f"a raster is a path, a numpy or a Zarr array, not a {kind}")
+    check_array(array, label)
+    return label, array, names or axis_names(array)
