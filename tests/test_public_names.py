@@ -30,7 +30,7 @@ def test_the_public_names():
         _ = tileconv.utils
 
 
-@pytest.mark.parametrize("name", NAMES - {"__version__"})
+@pytest.mark.parametrize("name", sorted(NAMES - {"__version__"}))
 def test_every_public_name_is_documented(name):
     assert len(inspect.getdoc(getattr(tileconv, name)).splitlines()) > 5
 

@@ -244,7 +244,7 @@ def info(path: str, as_json: bool, **options: Any) -> None:  # noqa: FBT001
     """Say what is in the raster at PATH: shape, axes, dtype, chunks, levels."""
     from tileconv.jobs.describe import raster_dict, raster_table
     from tileconv.stores.absent import Missing
-    from tileconv.stores.source import open_source
+    from tileconv.stores.formats import open_source
 
     with open_source(
         Path(path),

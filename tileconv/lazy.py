@@ -12,10 +12,13 @@ from typing import Any
 
 import dask.array as da
 
+from tileconv.jobs.config import Run
+from tileconv.jobs.report import Report
 from tileconv.lazy_inputs import file_pixels
 from tileconv.lazy_rules import ndimage_result, signal_result
+from tileconv.lazy_save import save_array
 
-__all__ = ["convolve", "convolve2d", "correlate", "correlate2d", "open"]
+__all__ = ["convolve", "convolve2d", "correlate", "correlate2d", "open", "save"]
 
 
 def convolve2d(
@@ -199,3 +202,55 @@ def open(  # noqa: A001 - the public name
         There is no such file or level.
     """
     return file_pixels(path, level=level, missing=missing).opened()
+
+
+def save(  # noqa: PLR0913 - each is one of a job's options
+    array: da.Array,
+    path: str | os.PathLike[str],
+    *,
+    axes: str | None = None,
+    compression: str | None = None,
+    compression_level: int | None = None,
+    tile: int | None = None,
+    overwrite: bool = False,
+    memory: int | str | None = None,
+    workers: int | None = None,
+) -> Report:
+    """Stream a lazy array into a TIFF or Zarr, whose name appears when it is complete.
+
+    The lazy result of one of tileconv's functions over a file is run as a job: its memory
+    stays under the cap. Of any other dask array, blocks are computed as the output's tiles
+    need them, each once where the cap allows; what its own graph takes is not in the cap.
+
+    Parameters
+    ----------
+    array : dask.array.Array
+    path : path
+        Ends in ``.tif`` or ``.zarr``.
+    axes : str, optional
+        A letter for each axis, like ``"yxs"``, where `array` is not one of a file.
+    compression, compression_level, tile, overwrite
+        As the options of the same names on the command line.
+    memory : int or str, optional
+        Cap for the whole process, like ``"512MiB"``; a quarter of what it may use without it.
+    workers : int, optional
+        Threads; the cores the process may use without it.
+
+    Returns
+    -------
+    Report
+        What was done, and what it took.
+
+    Raises
+    ------
+    TileconvError
+        As a job does. Nothing stands under `path` then.
+    """
+    return save_array(
+        array,
+        path,
+        axes=axes,
+        overwrite=overwrite,
+        run=Run(memory=memory, workers=workers),
+        storage={"compression": compression, "level": compression_level, "chunk": tile},
+    )

@@ -22,8 +22,8 @@ from tileconv.errors import ConfigError
 from tileconv.lazy_blocks import BlockWork, Chunks, OpenFile
 from tileconv.lazy_graph import convolved, convolved_dask, file_array
 from tileconv.stores.absent import Missing
+from tileconv.stores.formats import open_source
 from tileconv.stores.kernel_file import read_kernel
-from tileconv.stores.source import open_source
 
 BLOCK_BYTES = 32 << 20
 """Size of the blocks a file or an array is cut into: large beside a halo, small beside memory."""

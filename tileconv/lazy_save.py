@@ -8,8 +8,7 @@ import pickle
 from functools import partial
 from itertools import accumulate, product
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import dask.array as da
 import numpy as np
@@ -32,14 +31,13 @@ from tileconv.jobs.report import Report
 from tileconv.jobs.run import execute
 from tileconv.jobs.staging import check_output
 from tileconv.lazy_blocks import BlockWork
-from tileconv.stores.absent import AbsentChunks
 from tileconv.stores.axes import raster_dims
 from tileconv.stores.chunk_cache import DEFAULT_CACHE_BYTES, ChunkCache
-from tileconv.stores.sink import format_of, plan_layout
+from tileconv.stores.formats import format_of, plan_layout
 from tileconv.stores.source import Source
 
 
-class DaskSource:
+class DaskSource(Source):
     """A dask array as a source: its blocks are computed as they are needed, and cached.
 
     Parameters
@@ -52,7 +50,7 @@ class DaskSource:
     def __init__(self, array: da.Array, axes: str | None) -> None:
         dims = raster_dims(array.shape, dims=axes)
         y, largest = dims.index("y"), [max(sizes) for sizes in array.chunks]
-        self.raster = Raster(
+        self._raster = Raster(
             array.shape,
             array.dtype,
             dims,
@@ -60,14 +58,22 @@ class DaskSource:
             chunk_planes=math.prod(largest[:y]),
             compression="dask",
         )
-        self.path = None
-        self.absent = AbsentChunks(0)
         # Computed blocks, so that tiles that share one compute it once.
-        self.cache = ChunkCache(DEFAULT_CACHE_BYTES)
+        self._cache = ChunkCache(DEFAULT_CACHE_BYTES)
         self._array = array
         self._ends = [[0, *accumulate(sizes)] for sizes in array.chunks]
         # Tiles are computed side by side already; a scheduler the user set is respected.
         self._scheduler = None if get_scheduler() else "synchronous"
+
+    @property
+    def raster(self) -> Raster:
+        """What the array is; the chunk is its largest."""
+        return self._raster
+
+    @property
+    def cache(self) -> ChunkCache:
+        """Its computed blocks."""
+        return self._cache
 
     def read(self, plane: int, region: Region, out: np.ndarray) -> None:
         """Fill `out` with the pixels of `region`; see `Source.read`."""
@@ -77,7 +83,7 @@ class DaskSource:
         box += [(0, n) for n in raster.sample_shape]
         target = out.reshape([b - a for a, b in box])
         for index in product(*(self._numbers(axis, span) for axis, span in enumerate(box))):
-            block = self.cache.get(index, partial(self._compute, index))
+            block = self._cache.get(index, partial(self._compute, index))
             into, of = [], []
             for axis, (number, (lo, hi)) in enumerate(zip(index, box, strict=True)):
                 first, last = self._ends[axis][number], self._ends[axis][number + 1]
@@ -85,23 +91,6 @@ class DaskSource:
                 into.append(slice(a - lo, b - lo))
                 of.append(slice(a - first, b - first))
             target[tuple(into)] = block[tuple(of)]
-
-    def require_chunks(self) -> None:
-        """Blocks are computed."""
-
-    def close(self) -> None:
-        """Nothing to release."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _numbers(self, axis: int, span: tuple[int, int]) -> list[int]:
         """Numbers of the blocks that meet ``span`` of an axis."""
@@ -169,7 +158,6 @@ def _work(
         choice = Choice(Method(engine.method), "chosen when the array was made", 1.0)
     y = raster.y_axis
     shape = (*raster.shape[:y], *operation.output_shape(raster.spatial), *raster.sample_shape)
-    tags = getattr(source, "tags", None)
     return Work(
         source=raster,
         operation=operation,
@@ -179,6 +167,6 @@ def _work(
         cast=cast,
         refuse_clipped=False,
         layout=plan_layout(
-            file_format, Raster(shape, cast.dtype, raster.dims), tags=tags, **storage
+            file_format, Raster(shape, cast.dtype, raster.dims), tags=source.tags, **storage
         ),
     )

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from tileconv.core.grid import Region, TileGrid
 from tileconv.core.raster import Raster
 from tileconv.errors import ConfigError, OutputExistsError, StorageError
-from tileconv.stores.sink import Sink, format_of, open_sink, plan_layout
+from tileconv.stores.formats import format_of, open_sink, plan_layout
+from tileconv.stores.sink import Sink
 
 ENDINGS = {"tiff": ".tif", "zarr": ".zarr"}
 READERS = {

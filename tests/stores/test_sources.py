@@ -18,8 +18,9 @@ from tileconv.core.grid import Region
 from tileconv.errors import ConfigError, InputError
 from tileconv.stores.array_source import NpySource, NumpySource
 from tileconv.stores.chunk_cache import ChunkCache
+from tileconv.stores.formats import open_source
 from tileconv.stores.sample_source import SampleSource
-from tileconv.stores.source import Source, open_source
+from tileconv.stores.source import Source
 from tileconv.stores.tiff_reader import TiffSource
 from tileconv.stores.zarr_reader import ZarrSource
 
@@ -335,7 +336,7 @@ def test_a_level_that_is_not_there_is_the_users_mistake(maker, tmp_path):
         opened(maker, pixels((30, 20)), "yx", tmp_path, level=1)
 
 
-@pytest.mark.parametrize("thing", [None, 3, [[1, 2]], memoryview(b"ab")], ids=str)
+@pytest.mark.parametrize("thing", [None, 3, [[1, 2]], memoryview(b"ab")], ids=["none", "number", "list", "memory"])
 def test_what_is_neither_path_nor_array_is_the_users_mistake(thing):
     with pytest.raises(ConfigError, match="a path, a numpy or a Zarr array"):
         open_source(thing)

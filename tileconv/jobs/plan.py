@@ -22,8 +22,8 @@ from tileconv.core.raster import Raster
 from tileconv.errors import ConfigError, InputError, MemoryCapError
 from tileconv.jobs.config import Job
 from tileconv.jobs.memory import MIB, Memory
+from tileconv.stores.formats import format_of, plan_layout
 from tileconv.stores.layout import Layout
-from tileconv.stores.sink import format_of, plan_layout
 from tileconv.stores.tiff_tags import TiffTags
 
 MAX_TILE_PIXELS = 1 << 24

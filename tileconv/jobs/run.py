@@ -25,8 +25,8 @@ from tileconv.jobs.staging import check_output, stage
 from tileconv.jobs.tile_task import TileTask
 from tileconv.stores.absent import Missing
 from tileconv.stores.chunk_cache import ChunkCache
-from tileconv.stores.sink import format_of, open_sink
-from tileconv.stores.source import Source, open_source
+from tileconv.stores.formats import format_of, open_sink, open_source
+from tileconv.stores.source import Source
 
 JobLike = Job | str | os.PathLike[str] | Mapping[str, object]
 
@@ -153,7 +153,7 @@ def open_input(job: Job) -> Source:
 
 def plan_for(job: Job, source: Source) -> Plan:
     """The plan of a job for an open source."""
-    work = resolve(job, source.raster, getattr(source, "tags", None))
+    work = resolve(job, source.raster, source.tags)
     cap = default_memory_cap() if job.run.memory is None else parse_size(job.run.memory)
     baseline = max(baseline_bytes(work), resident_bytes())
     workers = job.run.workers or usable_cores()

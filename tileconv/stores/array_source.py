@@ -5,23 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from tileconv.core.grid import Region
 from tileconv.core.raster import Raster
 from tileconv.errors import InputError
-from tileconv.stores.absent import AbsentChunks
 from tileconv.stores.axes import raster_dims
+from tileconv.stores.source import Source
 
 BAND_BYTES = 1 << 20
 """Most bytes of a .npy that one thread has mapped at a time: mapped pages that were touched
 count as the process's memory."""
 
 
-class NumpySource:
+class NumpySource(Source):
     """An array in memory as a source of windows; see `tileconv.stores.source.Source`.
 
     The array is looked at, not copied; a pickle of this source carries it whole.
@@ -47,27 +46,11 @@ class NumpySource:
         self._raster = Raster(
             shape=array.shape, dtype=dtype, dims=raster_dims(array.shape, dims=dims)
         )
-        self._absent = AbsentChunks(0)
 
     @property
     def raster(self) -> Raster:
         """What the raster is."""
         return self._raster
-
-    @property
-    def path(self) -> None:
-        """None: the pixels are in memory."""
-        return
-
-    @property
-    def absent(self) -> AbsentChunks:
-        """None are: an array has all its pixels."""
-        return self._absent
-
-    @property
-    def cache(self) -> None:
-        """None: there are no chunks."""
-        return
 
     def read(self, plane: int, region: Region, out: np.ndarray) -> None:
         """Fill `out` with the pixels of `region`; see `Source.read`."""
@@ -75,28 +58,11 @@ class NumpySource:
         pixels = self._array[index]
         out.reshape(out.shape[:2] + self._raster.sample_shape)[...] = pixels
 
-    def require_chunks(self) -> None:
-        """Pixels are all there."""
-
-    def close(self) -> None:
-        """Nothing to release: the array is the caller's."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def __reduce__(self) -> tuple[Any, ...]:
         return _source_of, (self._array, self._raster.dims)
 
 
-class NpySource:
+class NpySource(Source):
     """A .npy file as a source of windows; see `tileconv.stores.source.Source`.
 
     The file is mapped for each read and let go of after it, `BAND_BYTES` at a time, so that
@@ -126,7 +92,6 @@ class NpySource:
         self._stop = self._start + math.prod(shape) * dtype.itemsize
         self._refuse_truncated()
         self._raster = Raster(shape=shape, dtype=dtype, dims=raster_dims(shape, dims=dims))
-        self._absent = AbsentChunks(0)
         self._closed = False
 
     @property
@@ -138,16 +103,6 @@ class NpySource:
     def path(self) -> Path:
         """The file."""
         return self._path
-
-    @property
-    def absent(self) -> AbsentChunks:
-        """None are: a .npy has all its pixels."""
-        return self._absent
-
-    @property
-    def cache(self) -> None:
-        """None: there are no chunks."""
-        return
 
     def read(self, plane: int, region: Region, out: np.ndarray) -> None:
         """Fill `out` with the pixels of `region`; see `Source.read`."""
@@ -171,23 +126,9 @@ class NpySource:
             )
             target[into] = self._map(box, steps)
 
-    def require_chunks(self) -> None:
-        """Pixels are all there."""
-
     def close(self) -> None:
         """Reading afterwards is an error."""
         self._closed = True
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (self._path, self._dims)

@@ -16,8 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -25,8 +24,8 @@ from tileconv.core.compiling import compiled
 from tileconv.core.grid import Region
 from tileconv.core.raster import Raster
 from tileconv.errors import ConfigError
-from tileconv.stores.absent import AbsentChunks
 from tileconv.stores.slide_pattern import slide_levels, slide_stains
+from tileconv.stores.source import Source
 
 STRIP_PIXELS = 1 << 18
 """Pixels a thread makes at a time: half a MiB of levels, that stay in a core's cache."""
@@ -46,7 +45,7 @@ class _Strip:
     seed: int
 
 
-class SampleSource:
+class SampleSource(Source):
     """A made-up raster as a source of windows; see `tileconv.stores.source.Source`.
 
     Parameters
@@ -85,27 +84,11 @@ class SampleSource:
         self._pattern, self._seed = pattern, seed
         dims = ("y", "x", "s")[: len(shape)]
         self._raster = Raster(shape=tuple(shape), dtype=kind, dims=dims)
-        self._absent = AbsentChunks(0)
 
     @property
     def raster(self) -> Raster:
         """What the raster is."""
         return self._raster
-
-    @property
-    def path(self) -> None:
-        """None: the pixels are made."""
-        return
-
-    @property
-    def absent(self) -> AbsentChunks:
-        """None are: every pixel is made."""
-        return self._absent
-
-    @property
-    def cache(self) -> None:
-        """None: there are no chunks."""
-        return
 
     def read(self, plane: int, region: Region, out: np.ndarray) -> None:
         """Fill `out` with the pixels of `region`; see `Source.read`."""
@@ -127,23 +110,6 @@ class SampleSource:
                 make(_Strip(start, self._raster.spatial, self._seed), levels)
                 scaled = levels if self._pattern == "step" else _scaled(levels, self._raster.dtype)
                 part[...] = scaled.astype(self._raster.dtype, copy=False)
-
-    def require_chunks(self) -> None:
-        """Pixels are made."""
-
-    def close(self) -> None:
-        """Nothing to release."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return SampleSource, (self._pattern, self._raster.shape, self._raster.dtype, self._seed)

@@ -14,8 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from itertools import product
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -24,12 +23,13 @@ from tileconv.core.raster import Raster
 from tileconv.errors import ConfigError, InputError
 from tileconv.stores.absent import AbsentChunks, Missing
 from tileconv.stores.chunk_cache import DEFAULT_CACHE_BYTES, ChunkCache
+from tileconv.stores.source import Source
 from tileconv.stores.tiff_image import TiffImage, read_image
 from tileconv.stores.tiff_segments import SegmentReader
 from tileconv.stores.tiff_tags import TiffTags
 
 
-class TiffSource:
+class TiffSource(Source):
     """A TIFF's first image, at one pyramid level, as a `Source`.
 
     The raster is what ``tifffile.imread`` returns, pixel for pixel: ``(y, x)``,
@@ -157,17 +157,6 @@ class TiffSource:
     def close(self) -> None:
         """Release the file."""
         self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(TiffSource, level=self._level, missing=self._missing), (self._path,)

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from tileconv.errors import ConfigError, InputError
 from tileconv.stores.absent import AbsentChunks, Missing
 from tileconv.stores.axes import raster_dims
 from tileconv.stores.chunk_cache import DEFAULT_CACHE_BYTES, ChunkCache
+from tileconv.stores.source import Source
 from tileconv.stores.zarr_array import axis_names, check_array, open_array
 from tileconv.stores.zarr_chunks import (
     ChunkLoader,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import zarr
 
 
-class ZarrSource:
+class ZarrSource(Source):
     """A Zarr array as a source of windows; see `tileconv.stores.source.Source`.
 
     Parameters
@@ -129,17 +129,6 @@ class ZarrSource:
     def close(self) -> None:
         """Let go of the array; reading afterwards is an error."""
         self._loader = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (self._source, self._options)
