@@ -190,7 +190,7 @@ def test_help_of_every_command_names_its_options():
         for parameter in command.params:
             if isinstance(parameter, click.Option):
                 assert parameter.opts[0] in text
-                assert parameter.help or parameter.default, parameter.name
+                assert parameter.help or parameter.default is not None, parameter.name
 
 
 def test_defaults_in_help_are_the_configs():

@@ -20,7 +20,15 @@ from __future__ import annotations
 
 
 class TileconvError(Exception):
-    """Root of every error tileconv raises on purpose."""
+    """Root of every error tileconv raises on purpose.
+
+    Its message is one line: what happened, where, what to do next.
+
+    Attributes
+    ----------
+    exit_code : int
+        What the command line leaves with; see the table of this module.
+    """
 
     exit_code = 1
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import pickle
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -190,6 +191,11 @@ class OpenFile:
 
     def __reduce__(self) -> tuple[type[OpenFile], tuple[Source]]:
         return OpenFile, (self._source,)
+
+    def reopened(self) -> Source:
+        """A source of its own for the same file, with a cache of its own."""
+        copy: Source = pickle.loads(pickle.dumps(self._source))  # noqa: S301 - our own bytes
+        return copy
 
     def read(self, plane: int, region: Region, out: np.ndarray) -> None:
         """See `Source.read`."""

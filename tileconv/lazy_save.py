@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import pickle
 from functools import partial
 from itertools import accumulate, product
 from pathlib import Path
@@ -30,7 +29,7 @@ from tileconv.jobs.progress import Listener
 from tileconv.jobs.report import Report
 from tileconv.jobs.run import execute
 from tileconv.jobs.staging import check_output
-from tileconv.lazy_blocks import BlockWork
+from tileconv.lazy_blocks import BlockWork, OpenFile
 from tileconv.stores.axes import raster_dims
 from tileconv.stores.chunk_cache import DEFAULT_CACHE_BYTES, ChunkCache
 from tileconv.stores.formats import format_of, plan_layout
@@ -122,9 +121,8 @@ def save_array(
     file_format = format_of(output)
     file, block_work = _file_and_work(array)
     check_output(output, file.path if file else None, overwrite=overwrite)
-    # A copy, opened anew, so that its cache can be given the size that was planned.
-    source = pickle.loads(pickle.dumps(file)) if file else DaskSource(array, axes)  # noqa: S301
-    with source:
+    # Opened anew, so that its cache can be given the size that was planned.
+    with file.reopened() if file else DaskSource(array, axes) as source:
         work = _work(source, block_work, file_format, storage)
         plan = make_plan(
             work,
@@ -135,12 +133,12 @@ def save_array(
         return execute(plan, source, output, overwrite=overwrite, listener=Listener())
 
 
-def _file_and_work(array: da.Array) -> tuple[Source | None, BlockWork | None]:
-    """The source and the work in the graph of a lazy array that tileconv made of a file."""
+def _file_and_work(array: da.Array) -> tuple[OpenFile | None, BlockWork | None]:
+    """The file and the work in the graph of a lazy array that tileconv made of a file."""
     graph = array.dask
-    source = getattr(graph.get(f"{array.name}-source"), "value", None)
+    file = getattr(graph.get(f"{array.name}-source"), "value", None)
     work = getattr(graph.get(f"{array.name}-work"), "value", None)
-    return (source, work) if hasattr(source, "raster") else (None, None)
+    return (file, work) if isinstance(file, OpenFile) else (None, None)
 
 
 def _work(

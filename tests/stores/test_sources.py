@@ -336,7 +336,9 @@ def test_a_level_that_is_not_there_is_the_users_mistake(maker, tmp_path):
         opened(maker, pixels((30, 20)), "yx", tmp_path, level=1)
 
 
-@pytest.mark.parametrize("thing", [None, 3, [[1, 2]], memoryview(b"ab")], ids=["none", "number", "list", "memory"])
+@pytest.mark.parametrize(
+    "thing", [None, 3, [[1, 2]], memoryview(b"ab")], ids=["none", "number", "list", "memory"]
+)
 def test_what_is_neither_path_nor_array_is_the_users_mistake(thing):
     with pytest.raises(ConfigError, match="a path, a numpy or a Zarr array"):
         open_source(thing)
