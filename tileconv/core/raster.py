@@ -36,6 +36,8 @@ class Raster:
         How chunks are encoded; ``"none"`` for raw pixels.
     table_bytes : int
         Memory the reader holds for this raster besides pixels (offset tables).
+    reader_bytes : int
+        Memory of the libraries and compiled code that only this kind of reader loads.
     """
 
     shape: tuple[int, ...]
@@ -45,6 +47,7 @@ class Raster:
     chunk_planes: int = 1
     compression: str = "none"
     table_bytes: int = 0
+    reader_bytes: int = 0
 
     def __post_init__(self) -> None:
         if len(self.shape) != len(self.dims):

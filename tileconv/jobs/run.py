@@ -17,7 +17,7 @@ from tileconv.jobs.limits import (
     resident_bytes,
     usable_cores,
 )
-from tileconv.jobs.memory import baseline_bytes
+from tileconv.jobs.memory import baseline_bytes, return_freed_memory
 from tileconv.jobs.plan import Plan, Work, make_plan, resolve
 from tileconv.jobs.progress import Listener
 from tileconv.jobs.report import Report
@@ -87,6 +87,7 @@ def execute(
     cache.capacity_bytes = plan.cache_bytes
     report = Report(plan, str(output))
     listener.started(plan)
+    return_freed_memory()
     with stage(output, overwrite=overwrite) as staging:
         warm_up(plan.work)
         sink = open_sink(plan.work.layout, staging.result)
