@@ -414,7 +414,7 @@ def test_one_task_a_block(chunks):
 
 
 def test_an_array_is_in_the_graph_once(monkeypatch):
-    monkeypatch.setattr("tileconv.lazy_inputs.BLOCK_BYTES", 8_000)
+    monkeypatch.setattr("tileconv.lazy.inputs.BLOCK_BYTES", 8_000)
     raster = np.arange(10_000.0).reshape(100, 100)
     result = lazy.convolve2d(raster, IMAGE, "same", "symm")
     assert result.npartitions > 4

@@ -107,7 +107,7 @@ def test_npy(tmp_path):
 
 def test_one_task_reads_whole_chunks(tiff, monkeypatch):
     path, pixels = tiff
-    monkeypatch.setattr("tileconv.lazy_inputs.BLOCK_BYTES", 20_000)
+    monkeypatch.setattr("tileconv.lazy.inputs.BLOCK_BYTES", 20_000)
     lazy = open_raster(path)
     assert lazy.npartitions > 4
     assert len(lazy.__dask_graph__()) == lazy.npartitions + 1  # and the source, once
@@ -197,7 +197,7 @@ KERNEL = np.array([[1, 2, 0, -1], [0, 3, 1, 1], [5, 0, 0, 2]])
 
 def test_a_path_is_convolved_as_its_pixels(tiff, monkeypatch):
     path, pixels = tiff
-    monkeypatch.setattr("tileconv.lazy_inputs.BLOCK_BYTES", 20_000)
+    monkeypatch.setattr("tileconv.lazy.inputs.BLOCK_BYTES", 20_000)
     for boundary in ("fill", "wrap", "symm"):
         lazy = convolve2d(path, KERNEL, boundary=boundary)
         assert len(lazy.__dask_graph__()) == lazy.npartitions + 2

@@ -10,7 +10,8 @@ from tileconv.core.raster import Raster
 from tileconv.errors import ConfigError, InputError, MemoryCapError
 from tileconv.jobs.config import Job
 from tileconv.jobs.describe import plan_dict, plan_table
-from tileconv.jobs.plan import make_plan, resolve
+from tileconv.jobs.plan import make_plan
+from tileconv.jobs.work import resolve
 
 MIB = 1 << 20
 BASE = 150 * MIB

@@ -21,8 +21,8 @@ from tileconv.stores.chunk_cache import ChunkCache
 from tileconv.stores.formats import open_source
 from tileconv.stores.sample_source import SampleSource
 from tileconv.stores.source import Source
-from tileconv.stores.tiff_reader import TiffSource
-from tileconv.stores.zarr_reader import ZarrSource
+from tileconv.stores.tiff.reader import TiffSource
+from tileconv.stores.zarr.reader import ZarrSource
 
 SHAPES = {
     "grey": ((70, 53), "yx"),

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tileconv.stores.tiff_codec import encoder, tile_pixels
+from tileconv.stores.tiff.codec import encoder, tile_pixels
 
 
 @given(

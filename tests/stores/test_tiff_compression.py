@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tileconv.stores.tiff_codec import encoder, tile_pixels
-from tileconv.stores.tiff_compression import CODECS, checked_codec, predictor
+from tileconv.stores.tiff.codec import encoder, tile_pixels
+from tileconv.stores.tiff.compression import CODECS, checked_codec, predictor
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tileconv.core.raster import Raster
-from tileconv.stores.tiff_directory import FileMap
-from tileconv.stores.tiff_layout import tiff_layout, tiff_map
-from tileconv.stores.tiff_tags import TiffTags
+from tileconv.stores.tiff.directory import FileMap
+from tileconv.stores.tiff.layout import tiff_layout, tiff_map
+from tileconv.stores.tiff.tags import TiffTags
 
 
 def map_of(shape: tuple[int, ...], dims: str, tags: TiffTags | None = None) -> FileMap:

@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 
 from tileconv.core.raster import Raster
 from tileconv.errors import ConfigError, InputError
-from tileconv.stores.tiff_layout import (
+from tileconv.stores.tiff.layout import (
     TILE_BYTES_MAX,
     tiff_layout,
     tiff_map,
     tiff_page,
     tiff_samples,
 )
-from tileconv.stores.tiff_tags import TiffTags
+from tileconv.stores.tiff.tags import TiffTags
 
 
 def raster_of(shape: tuple[int, ...], dims: str = "yx", dtype: str = "uint8") -> Raster:

@@ -8,7 +8,7 @@ import pytest
 import tifffile
 
 from tileconv.core.grid import Region
-from tileconv.stores.tiff_reader import TiffSource
+from tileconv.stores.tiff.reader import TiffSource
 
 ROWS, COLUMNS = 61, 83
 

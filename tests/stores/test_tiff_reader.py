@@ -16,7 +16,7 @@ from tileconv.errors import ConfigError, InputError
 from tileconv.stores import tiff_pages
 from tileconv.stores.absent import Missing
 from tileconv.stores.chunk_cache import ChunkCache
-from tileconv.stores.tiff_reader import TiffSource
+from tileconv.stores.tiff.reader import TiffSource
 
 DATA = next(
     (

@@ -22,9 +22,9 @@ from rasterio.enums import ColorInterp
 from tileconv.core.grid import Region, TileGrid
 from tileconv.core.raster import Raster
 from tileconv.errors import StorageError
-from tileconv.stores.tiff_layout import BATCH_BYTES, tiff_layout
-from tileconv.stores.tiff_tags import TiffTags
-from tileconv.stores.tiff_writer import PartFile, TiffSink
+from tileconv.stores.tiff.layout import BATCH_BYTES, tiff_layout
+from tileconv.stores.tiff.tags import TiffTags
+from tileconv.stores.tiff.writer import PartFile, TiffSink
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 

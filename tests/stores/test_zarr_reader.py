@@ -26,8 +26,8 @@ from tileconv.core.grid import Region
 from tileconv.errors import ConfigError, InputError
 from tileconv.stores.absent import Missing
 from tileconv.stores.chunk_cache import ChunkCache
-from tileconv.stores.zarr_chunks import LibraryChunks, LocalChunks
-from tileconv.stores.zarr_reader import ZarrSource
+from tileconv.stores.zarr.chunks import LibraryChunks, LocalChunks
+from tileconv.stores.zarr.reader import ZarrSource
 
 RNG = np.random.default_rng(3)
 

@@ -20,9 +20,9 @@ from tileconv.core.grid import Region, TileGrid
 from tileconv.core.raster import Raster
 from tileconv.errors import ConfigError, StorageError
 from tileconv.stores import zarr_writer
-from tileconv.stores.zarr_layout import SHARD_BYTES_MAX, array_metadata, zarr_layout
-from tileconv.stores.zarr_reader import ZarrSource
-from tileconv.stores.zarr_writer import ZarrSink
+from tileconv.stores.zarr.layout import SHARD_BYTES_MAX, array_metadata, zarr_layout
+from tileconv.stores.zarr.reader import ZarrSource
+from tileconv.stores.zarr.writer import ZarrSink
 
 DTYPES = ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
           "float16", "float32", "float64", "complex64", "complex128"]  # fmt: skip
@@ -241,8 +241,8 @@ def test_a_write_takes_no_more_memory_than_it_says(tmp_path, compression, level)
         "import sys, resource, numpy as np\n"
         "from tileconv.core.grid import Region\n"
         "from tileconv.core.raster import Raster\n"
-        "from tileconv.stores.zarr_layout import zarr_layout\n"
-        "from tileconv.stores.zarr_writer import ZarrSink\n"
+        "from tileconv.stores.zarr.layout import zarr_layout\n"
+        "from tileconv.stores.zarr.writer import ZarrSink\n"
         "def sink(name, shape):\n"
         "    made = zarr_layout(Raster(shape, np.dtype('f8'), ('y', 'x')),"
         "        compression=sys.argv[2], level=int(sys.argv[3]))\n"

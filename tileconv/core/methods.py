@@ -30,6 +30,9 @@ class Method(StrEnum):
 AUTO = "auto"
 """Asks `choose` for the cheapest method that serves."""
 
+LINE_MAX = 2048
+"""Longest line of float weights that separable sums, by passes of eight, within the bound."""
+
 COMPILED = frozenset(np.dtype(code) for code in "bBhHiIlLqQfdFD")
 """Dtypes the compiled loops sum in."""
 
@@ -125,8 +128,8 @@ def refusal(method: Method, kernel: Kernel, accumulator: np.dtype) -> str | None
         return _no_reference(kernel, accumulator)
     if accumulator not in COMPILED:
         return f"{method}: cannot sum in {accumulator}; use method 'reference'"
-    if method is Method.SEPARABLE and factorise(kernel, accumulator) is None:
-        return _not_separable(kernel, accumulator)
+    if method is Method.SEPARABLE:
+        return _no_factors(kernel, accumulator)
     return _no_transform(kernel, accumulator) if method is Method.FFT else None
 
 
@@ -138,8 +141,15 @@ def _no_transform(kernel: Kernel, accumulator: np.dtype) -> str | None:
     return None
 
 
-def _not_separable(kernel: Kernel, accumulator: np.dtype) -> str:
+def _no_factors(kernel: Kernel, accumulator: np.dtype) -> str | None:
     rows, columns = kernel.shape
+    if accumulator.kind in "fc" and max(rows, columns) > LINE_MAX:
+        return (
+            f"separable: {rows} x {columns} weights have lines of more than {LINE_MAX}, which "
+            "would exceed the error bound; use method 'fft'"
+        )
+    if factorise(kernel, accumulator) is not None:
+        return None
     what = (
         "a product of whole factors"
         if accumulator.kind in "iu"

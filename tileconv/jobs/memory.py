@@ -6,12 +6,10 @@ import contextlib
 import ctypes
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from tileconv.core.grid import Region, Shape, ceil_div
-
-if TYPE_CHECKING:
-    from tileconv.jobs.plan import Work
+from tileconv.jobs.work import Work
 
 MIB = 1 << 20
 

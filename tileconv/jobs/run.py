@@ -18,11 +18,12 @@ from tileconv.jobs.limits import (
     usable_cores,
 )
 from tileconv.jobs.memory import baseline_bytes, return_freed_memory
-from tileconv.jobs.plan import Plan, Work, make_plan, resolve
+from tileconv.jobs.plan import Plan, make_plan
 from tileconv.jobs.progress import Listener
 from tileconv.jobs.report import Report
 from tileconv.jobs.staging import check_output, stage
 from tileconv.jobs.tile_task import TileTask
+from tileconv.jobs.work import Work, resolve
 from tileconv.stores.absent import Missing
 from tileconv.stores.chunk_cache import ChunkCache
 from tileconv.stores.formats import format_of, open_sink, open_source

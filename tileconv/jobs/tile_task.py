@@ -12,7 +12,7 @@ import numpy as np
 from tileconv.core.boundary import read_extended
 from tileconv.core.grid import Tile
 from tileconv.errors import InputError
-from tileconv.jobs.plan import Work
+from tileconv.jobs.work import Work
 from tileconv.stores.sink import Sink
 from tileconv.stores.source import Source
 

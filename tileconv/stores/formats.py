@@ -17,9 +17,9 @@ from tileconv.stores.chunk_cache import ChunkCache
 from tileconv.stores.layout import Layout
 from tileconv.stores.sink import Sink
 from tileconv.stores.source import Source
-from tileconv.stores.tiff_layout import tiff_layout
-from tileconv.stores.tiff_tags import TiffTags
-from tileconv.stores.zarr_layout import zarr_layout
+from tileconv.stores.tiff.layout import tiff_layout
+from tileconv.stores.tiff.tags import TiffTags
+from tileconv.stores.zarr.layout import zarr_layout
 
 if TYPE_CHECKING:
     import zarr
@@ -63,7 +63,7 @@ def open_source(
         _refuse_level(level, "an array in memory")
         return NumpySource(source, dims=dims)
     if not isinstance(source, str | os.PathLike):
-        from tileconv.stores.zarr_reader import ZarrSource
+        from tileconv.stores.zarr.reader import ZarrSource
 
         return ZarrSource(source, level=level, dims=dims, missing=missing, cache=cache)
     path = Path(source)
@@ -76,14 +76,14 @@ def open_source(
             f"input {path} cannot be read: {error.strerror}; check its permissions"
         ) from error
     if is_zarr:
-        from tileconv.stores.zarr_reader import ZarrSource
+        from tileconv.stores.zarr.reader import ZarrSource
 
         return ZarrSource(path, level=level, dims=dims, missing=missing, cache=cache)
     if is_npy(head):
         _refuse_level(level, str(path))
         return NpySource(path, dims=dims)
     if head.startswith(_TIFF_MAGIC):
-        from tileconv.stores.tiff_reader import TiffSource
+        from tileconv.stores.tiff.reader import TiffSource
 
         return _tiff_with_dims(
             TiffSource(path, level=level, missing=missing, cache=cache), dims, path
@@ -182,9 +182,9 @@ def open_sink(layout: Layout, path: str | Path) -> Sink:
     """A sink that writes `layout` to `path`, where nothing may stand yet."""
     # Planning needs the layouts alone, and a job one format's encoders.
     if layout.format == "tiff":
-        from tileconv.stores.tiff_writer import TiffSink
+        from tileconv.stores.tiff.writer import TiffSink
 
         return TiffSink(path, layout)
-    from tileconv.stores.zarr_writer import ZarrSink
+    from tileconv.stores.zarr.writer import ZarrSink
 
     return ZarrSink(path, layout)

@@ -33,7 +33,7 @@ class Layout:
         Most bytes the finished output can have on disk: pixels that do not compress, tables
         and headers.
     metadata : object or None
-        What the format carries besides pixels: `tileconv.stores.tiff_tags.TiffTags` for TIFF.
+        What the format carries besides pixels: `tileconv.stores.tiff.tags.TiffTags` for TIFF.
     """
 
     format: str

@@ -13,7 +13,7 @@ from tileconv.core.grid import Region
 from tileconv.core.raster import Raster
 from tileconv.stores.absent import AbsentChunks
 from tileconv.stores.chunk_cache import ChunkCache
-from tileconv.stores.tiff_tags import TiffTags
+from tileconv.stores.tiff.tags import TiffTags
 
 
 class Source(ABC):

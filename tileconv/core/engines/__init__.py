@@ -66,7 +66,7 @@ def build_engine(
         case _:
             from tileconv.core.engines.reference import ReferenceEngine
 
-            return ReferenceEngine(kernel, accumulator)
+            return ReferenceEngine(kernel, accumulator, exact)
 
 
 def engine_for(
@@ -99,7 +99,8 @@ def engine_for(
         For an unknown method, or complex sums into a real output.
     """
     cast.check(np.dtype(accumulator))
-    exact = cast.rule is Rule.TRUNCATE
+    # Only a sum that is cut off to an integer shows its last bit; floats keep the bound.
+    exact = cast.rule is Rule.TRUNCATE and cast.dtype.kind in "biu"
     choice = choose(
         kernel, input_dtype, accumulator, output_dtype=cast.dtype, exact=exact, forced=method
     )

@@ -8,13 +8,17 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tileconv.core.engines.loops import add_taps
-from tileconv.core.engines.slabs import SLACK_BYTES, RowRing, cast_bytes, pieces, slab_shape
+from tileconv.core.engines.slabs import (
+    CHAINED_TAPS,
+    SLACK_BYTES,
+    RowRing,
+    cast_bytes,
+    pieces,
+    slab_shape,
+)
 from tileconv.core.grid import Shape
 from tileconv.core.kernels import Kernel
 from tileconv.core.pixels import Cast, CastCounts
-
-CHAINED_TAPS = 120
-"""Most float products summed one after another: each loses up to half an eps of the sum."""
 
 FLAT_TAPS = 896
 """Most float products summed by passes of eight without sums of sums: 8 + 896 / 8 roundings."""

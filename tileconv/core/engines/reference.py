@@ -6,13 +6,24 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tileconv.core.engines.slabs import SLACK_BYTES, cast_bytes
+from tileconv.core.engines.slabs import CHAINED_TAPS, SLACK_BYTES, cast_bytes
 from tileconv.core.grid import Shape
 from tileconv.core.kernels import Kernel
 from tileconv.core.pixels import Cast, CastCounts
 
 NDIMAGE_DTYPES = (np.dtype(np.float64), np.dtype(np.complex128))
 """What scipy.ndimage sums in: the only ones whose zero weights scipy leaves out."""
+
+
+_WIDER = {
+    np.dtype(narrow): np.dtype(wide)
+    for narrow, wide in (
+        (np.float32, np.float64),
+        (np.complex64, np.complex128),
+        (np.float64, np.longdouble),
+        (np.complex128, np.clongdouble),
+    )
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,32 +37,45 @@ class ReferenceEngine:
     ----------
     kernel : Kernel
     accumulator : numpy.dtype
+    exact : bool
+        Whether sums must be scipy's to the last bit. Otherwise, where scipy adds so many
+        products one after another that the error bound would not hold, it is given a wider
+        dtype to do so.
     """
 
     kernel: Kernel
     accumulator: np.dtype
+    exact: bool = False
 
     method = "reference"
     lattice: Shape = (1, 1)
     held_bytes = 0
+
+    @property
+    def _summed_in(self) -> np.dtype:
+        """The dtype scipy is given; scipy.ndimage, which skips weights, knows float64 only."""
+        taps = int(np.count_nonzero(self.kernel.active))
+        if self.exact or taps <= CHAINED_TAPS or taps < self.kernel.weights.size:
+            return self.accumulator
+        return _WIDER.get(self.accumulator, self.accumulator)
 
     def workspace_bytes(self, shape: Shape, samples: int, block: np.dtype, out: np.dtype) -> int:
         """Bytes it allocates besides block and output, for an output of `shape`."""
         del samples, block
         (rows, columns), (kr, kc) = shape, self.kernel.shape
         values = (rows + kr - 1) * (columns + kc - 1)
-        sums = (values * 6 + kr * kc * 4) * self.accumulator.itemsize
-        return sums + cast_bytes(values, columns, self.accumulator, out) + SLACK_BYTES
+        sums = (values * 6 + kr * kc * 4) * self._summed_in.itemsize
+        return sums + cast_bytes(values, columns, self._summed_in, out) + SLACK_BYTES
 
     def apply(self, block: np.ndarray, out: np.ndarray, cast: Cast) -> CastCounts:
         """Compute `out` from `block`; see `Engine`."""
         counts = CastCounts()
         if out.size == 0:
             return counts
-        weights = self.kernel.weights.astype(self.accumulator)
+        weights = self.kernel.weights.astype(self._summed_in)
         skipping = not bool(self.kernel.active.all())
         for sample in range(out.shape[2]):
-            x = block[..., sample].astype(self.accumulator)
+            x = block[..., sample].astype(self._summed_in)
             sums = self._skipping(x, weights) if skipping else self._multiplying(x, weights)
             counts = counts.plus(cast.store(sums, out[..., sample]))
         return counts

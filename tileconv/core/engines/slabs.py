@@ -23,6 +23,9 @@ SLAB_BYTES = 1 << 20
 Both measured on a 2-core AMD EPYC x86-64 (48 KiB and 1 MiB of cache a core), 2026-11.
 """
 
+CHAINED_TAPS = 120
+"""Most float products summed one after another: each loses up to half an eps of the sum."""
+
 SLACK_BYTES = 128 << 10
 """What numpy's own buffers and small arrays may add to a workspace."""
 

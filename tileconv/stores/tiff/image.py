@@ -12,15 +12,15 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from tileconv.errors import InputError
-from tileconv.stores.tiff_pages import Geometry, SegmentTable, is_raw
-from tileconv.stores.tiff_structure import (
+from tileconv.stores.tiff.pages import Geometry, SegmentTable, is_raw
+from tileconv.stores.tiff.structure import (
     check_chain,
     choose_level,
     log_is_error,
     one_line,
     open_tiff,
 )
-from tileconv.stores.tiff_tags import TiffTags, read_tags
+from tileconv.stores.tiff.tags import TiffTags, read_tags
 
 MAX_UNLISTED = 1_000_000
 """Segments the geometry may ask for beyond those the file lists; more is no sparse file."""

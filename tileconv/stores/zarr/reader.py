@@ -18,8 +18,8 @@ from tileconv.stores.absent import AbsentChunks, Missing
 from tileconv.stores.axes import raster_dims
 from tileconv.stores.chunk_cache import DEFAULT_CACHE_BYTES, ChunkCache
 from tileconv.stores.source import Source
-from tileconv.stores.zarr_array import axis_names, check_array, open_array
-from tileconv.stores.zarr_chunks import (
+from tileconv.stores.zarr.array import axis_names, check_array, open_array
+from tileconv.stores.zarr.chunks import (
     ChunkLoader,
     Coords,
     chunk_loader,

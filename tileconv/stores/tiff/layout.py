@@ -21,9 +21,9 @@ from tileconv.core.grid import Shape, TileGrid, align_down, align_up
 from tileconv.core.raster import Raster
 from tileconv.errors import ConfigError, InputError
 from tileconv.stores.layout import Layout
-from tileconv.stores.tiff_compression import CODECS, Codec, checked_codec, predictor
-from tileconv.stores.tiff_directory import FileMap, Page, file_map
-from tileconv.stores.tiff_tags import TiffTags
+from tileconv.stores.tiff.compression import CODECS, Codec, checked_codec, predictor
+from tileconv.stores.tiff.directory import FileMap, Page, file_map
+from tileconv.stores.tiff.tags import TiffTags
 
 TILE = 512
 TILE_MAX = 4096
@@ -109,7 +109,9 @@ def _check_dtype(dtype: np.dtype) -> None:
     sizes = {"u": (1, 2, 4, 8), "i": (1, 2, 4, 8), "f": (2, 4, 8), "c": (8, 16)}
     if dtype.itemsize not in sizes.get(dtype.kind, ()):
         instead = {"b": "uint8", "f": "float64", "c": "complex128"}.get(dtype.kind, "float32")
-        raise ConfigError(f"TIFF cannot hold {dtype.name}; set the output dtype to {instead}")
+        raise ConfigError(
+            f"TIFF cannot hold {dtype.name}; convert to {instead} (--dtype {instead}), or write a .zarr"
+        )
 
 
 def _check_shape(raster: Raster) -> None:

@@ -26,7 +26,7 @@ from dask._task_spec import DataNode, Task, TaskRef
 from dask.highlevelgraph import HighLevelGraph
 
 from tileconv.core.boundary import plan_axis
-from tileconv.lazy_blocks import (
+from tileconv.lazy.blocks import (
     BlockWork,
     Box,
     Chunks,

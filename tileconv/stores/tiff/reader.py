@@ -24,9 +24,9 @@ from tileconv.errors import ConfigError, InputError
 from tileconv.stores.absent import AbsentChunks, Missing
 from tileconv.stores.chunk_cache import DEFAULT_CACHE_BYTES, ChunkCache
 from tileconv.stores.source import Source
-from tileconv.stores.tiff_image import TiffImage, read_image
-from tileconv.stores.tiff_segments import SegmentReader
-from tileconv.stores.tiff_tags import TiffTags
+from tileconv.stores.tiff.image import TiffImage, read_image
+from tileconv.stores.tiff.segments import SegmentReader
+from tileconv.stores.tiff.tags import TiffTags
 
 
 class TiffSource(Source):

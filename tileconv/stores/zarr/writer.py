@@ -22,7 +22,7 @@ from tileconv.core.grid import Region, TileGrid
 from tileconv.errors import OutputExistsError, StorageError
 from tileconv.stores.disk import storage_error
 from tileconv.stores.layout import Layout
-from tileconv.stores.zarr_layout import CODECS, array_metadata
+from tileconv.stores.zarr.layout import CODECS, array_metadata
 
 Encoded = bytes | memoryview
 
@@ -41,7 +41,7 @@ class ZarrSink:
     path : path
         Must not exist.
     layout : Layout
-        From `tileconv.stores.zarr_layout.zarr_layout`.
+        From `tileconv.stores.zarr.layout.zarr_layout`.
 
     Raises
     ------

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tileconv.errors import ConfigError, InputError
-from tileconv.stores.zarr_chunks import grid_shape
+from tileconv.stores.zarr.chunks import grid_shape
 
 if TYPE_CHECKING:
     import zarr

@@ -27,7 +27,7 @@ import numpy as np
 
 from tileconv import __version__
 from tileconv.core.grid import Shape, align_up
-from tileconv.stores.tiff_tags import TagEntry
+from tileconv.stores.tiff.tags import TagEntry
 
 _ASCII, _SHORT, _LONG, _LONG8 = 2, 3, 4, 16
 _FORMATS = {

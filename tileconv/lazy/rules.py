@@ -22,8 +22,8 @@ from tileconv.core.kernels import MAX_WEIGHTS, Kernel, flip
 from tileconv.core.operation import Mode, Operation
 from tileconv.core.pixels import Cast, Rule
 from tileconv.errors import ConfigError
-from tileconv.lazy_blocks import Axes, BlockWork
-from tileconv.lazy_inputs import Pixels, pixels_of
+from tileconv.lazy.blocks import Axes, BlockWork
+from tileconv.lazy.inputs import Pixels, pixels_of
 
 Origin = int | Sequence[int]
 
@@ -150,6 +150,8 @@ def _over_two_axes(
     ascending order, whatever the order of `axes`, while origins go with the names (unless
     every axis is named). An axis along which there is one weight needs no convolving.
     """
+    if weights.size == 0:
+        raise ConfigError(f"the kernel is empty: shape {weights.shape}; give at least 1 x 1")
     named = range(ndim) if axes is None else np.atleast_1d(axes)
     numbers = [int(axis) % ndim for axis in named]
     origins = np.broadcast_to(origin, len(numbers))

@@ -19,8 +19,8 @@ from dask.base import tokenize
 from tileconv.core.grid import align_down, ceil_div
 from tileconv.core.raster import Raster
 from tileconv.errors import ConfigError
-from tileconv.lazy_blocks import BlockWork, Chunks, OpenFile
-from tileconv.lazy_graph import convolved, convolved_dask, file_array
+from tileconv.lazy.blocks import BlockWork, Chunks, OpenFile
+from tileconv.lazy.graph import convolved, convolved_dask, file_array
 from tileconv.stores.absent import Missing
 from tileconv.stores.formats import open_source
 from tileconv.stores.kernel_file import read_kernel

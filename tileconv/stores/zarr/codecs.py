@@ -4,7 +4,7 @@ zarr-python decodes on one event-loop thread and a pool of its own, and tells no
 a chunk was absent. Chunks on a local disk, in the codecs below, are therefore decoded here,
 from bytes, into an array whose size is known before a byte is decompressed; the codecs are
 few, so that a file cannot choose what runs. Everything else goes through zarr-python, see
-`tileconv.stores.zarr_chunks`.
+`tileconv.stores.zarr.chunks`.
 
 Zarr v3: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/index.html; v2:
 https://zarr-specs.readthedocs.io/en/latest/v2/v2.0.html with numcodecs' formats.

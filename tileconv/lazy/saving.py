@@ -24,12 +24,13 @@ from tileconv.core.raster import Raster
 from tileconv.jobs.config import Run, parse_size
 from tileconv.jobs.limits import default_memory_cap, resident_bytes, usable_cores
 from tileconv.jobs.memory import baseline_bytes
-from tileconv.jobs.plan import Work, make_plan
+from tileconv.jobs.plan import make_plan
 from tileconv.jobs.progress import Listener
 from tileconv.jobs.report import Report
 from tileconv.jobs.run import execute
 from tileconv.jobs.staging import check_output
-from tileconv.lazy_blocks import BlockWork, OpenFile
+from tileconv.jobs.work import Work
+from tileconv.lazy.blocks import BlockWork, OpenFile
 from tileconv.stores.axes import raster_dims
 from tileconv.stores.chunk_cache import DEFAULT_CACHE_BYTES, ChunkCache
 from tileconv.stores.formats import format_of, plan_layout

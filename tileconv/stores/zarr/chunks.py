@@ -14,7 +14,7 @@ import numpy as np
 
 from tileconv.core.grid import ceil_div
 from tileconv.errors import InputError
-from tileconv.stores.zarr_codecs import (
+from tileconv.stores.zarr.codecs import (
     ChunkDecoder,
     ShardFormat,
     encoded_limit,

@@ -11,10 +11,10 @@ import numpy as np
 from tileconv.core.grid import Region
 from tileconv.errors import InputError
 from tileconv.stores.absent import AbsentChunks
-from tileconv.stores.tiff_codestreams import declared_size, is_cut_off
-from tileconv.stores.tiff_image import TiffImage
-from tileconv.stores.tiff_pages import expands_too_far
-from tileconv.stores.tiff_structure import one_line
+from tileconv.stores.tiff.codestreams import declared_size, is_cut_off
+from tileconv.stores.tiff.image import TiffImage
+from tileconv.stores.tiff.pages import expands_too_far
+from tileconv.stores.tiff.structure import one_line
 
 # An encoded segment is hardly larger than its pixels; room for tables and metadata in it.
 _MOST_ENCODED = 1 << 20

@@ -14,9 +14,9 @@ import dask.array as da
 
 from tileconv.jobs.config import Run
 from tileconv.jobs.report import Report
-from tileconv.lazy_inputs import file_pixels
-from tileconv.lazy_rules import ndimage_result, signal_result
-from tileconv.lazy_save import save_array
+from tileconv.lazy.inputs import file_pixels
+from tileconv.lazy.rules import ndimage_result, signal_result
+from tileconv.lazy.saving import save_array
 
 __all__ = ["convolve", "convolve2d", "correlate", "correlate2d", "open", "save"]
 

@@ -1,6 +1,6 @@
 """TIFF as a sink: tiles are encoded and appended in any order, by any number of threads.
 
-Four things, each on its own: `tiff_directory` says which bytes go where, `tiff_codec`
+Four things, each on its own: `directory` says which bytes go where, `codec`
 makes bytes of pixels, `PartFile` gives them a place in a file, and `commit` writes the
 tables that lead to them.
 """
@@ -18,10 +18,10 @@ from tileconv.core.grid import Region, TileGrid
 from tileconv.errors import OutputExistsError, StorageError
 from tileconv.stores.disk import storage_error
 from tileconv.stores.layout import Layout
-from tileconv.stores.tiff_codec import encoder, tile_pixels
-from tileconv.stores.tiff_compression import predictor
-from tileconv.stores.tiff_directory import FileMap
-from tileconv.stores.tiff_layout import BATCH_BYTES, tiff_map
+from tileconv.stores.tiff.codec import encoder, tile_pixels
+from tileconv.stores.tiff.compression import predictor
+from tileconv.stores.tiff.directory import FileMap
+from tileconv.stores.tiff.layout import BATCH_BYTES, tiff_map
 
 
 class PartFile:
@@ -113,7 +113,7 @@ class TiffSink:
     path : path
         Must not exist.
     layout : Layout
-        From `tileconv.stores.tiff_layout.tiff_layout`.
+        From `tileconv.stores.tiff.layout.tiff_layout`.
     """
 
     def __init__(self, path: str | Path, layout: Layout) -> None:

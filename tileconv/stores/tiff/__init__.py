@@ -1,0 +1,1 @@
+"""TIFF: windows read from any layout, tiled BigTIFF written in parts."""
