@@ -109,9 +109,7 @@ def _check_dtype(dtype: np.dtype) -> None:
     sizes = {"u": (1, 2, 4, 8), "i": (1, 2, 4, 8), "f": (2, 4, 8), "c": (8, 16)}
     if dtype.itemsize not in sizes.get(dtype.kind, ()):
         instead = {"b": "uint8", "f": "float64", "c": "complex128"}.get(dtype.kind, "float32")
-        raise ConfigError(
-            f"TIFF cannot hold {dtype.name}; convert to {instead} (--dtype {instead}), or write a .zarr"
-        )
+        raise ConfigError(f"TIFF cannot hold {dtype.name}; convert to {instead}, or write a .zarr")
 
 
 def _check_shape(raster: Raster) -> None:
