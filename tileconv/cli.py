@@ -5,22 +5,22 @@ Nothing but click is imported before a command runs, so that ``--help`` answers 
 
 from __future__ import annotations
 
+import contextlib
 import json
-import signal
+import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from tileconv import __version__
-from tileconv.errors import ConfigError, TileconvError
+from tileconv import __version__, stopping
+from tileconv.errors import ConfigError, StorageError, TileconvError
+from tileconv.stopping import Stopped
 
 if TYPE_CHECKING:
     from tileconv.jobs.config import Job
-    from tileconv.jobs.progress import Listener
 
 Command = Callable[..., None]
 
@@ -84,8 +84,8 @@ _convolution_options = _stack(
         click.option(
             "--kernel",
             metavar="SPEC",
-            help="gaussian:sigma=2, box:size=7, sobel:axis=x, prewitt, laplace, "
-            "gaussian_laplace:sigma=2, or a file: psf.npy, weights.csv, psf.tif.",
+            help="gaussian:sigma=2, gaussian_laplace:sigma=2, box:size=7, sobel:axis=x, "
+            "prewitt:axis=y, laplace, identity, or a file: psf.npy, weights.csv, psf.tif.",
         ),
         click.option(
             "--operation",
@@ -127,7 +127,7 @@ _storage_options = _stack(
         click.option(
             "--compression",
             metavar="CODEC",
-            help="none, deflate or zstd.  [deflate for TIFF, zstd for Zarr]",
+            help="none, deflate, zstd; lzw for TIFF.  [deflate for TIFF, zstd for Zarr]",
         ),
         click.option("--compression-level", type=int, help="[6 for deflate, 1 for zstd]"),
         click.option("--tile", type=int, help="Side of a TIFF tile or Zarr chunk, pixels.  [512]"),
@@ -185,7 +185,9 @@ def convolve(input: str, output: str, **options: Any) -> None:  # noqa: A002 - t
 
     Defaults are in brackets.
     """
-    _run_job(_job_of_options(input, output, options), options)
+    report = _run_job(_job_of_options(input, output, options), options)
+    if options["as_json"]:
+        _print_json(report)
 
 
 @cli.command(short_help="Run jobs from TOML files.")
@@ -196,8 +198,13 @@ def convolve(input: str, output: str, **options: Any) -> None:  # noqa: A002 - t
 @_debug_option
 def run(configs: tuple[str, ...], **options: Any) -> None:
     """Run the job of each CONFIG, one after another; options given here win over it."""
-    for job in [_job_of_config(config, options) for config in configs]:
-        _run_job(job, options)
+    jobs = [_job_of_config(config, options) for config in configs]
+    reports = []
+    for config, job in zip(configs, jobs, strict=True):
+        with _naming(config):
+            reports.append(_run_job(job, options))
+    if options["as_json"]:
+        _print_json(reports[0] if len(reports) == 1 else reports)
 
 
 @cli.command(short_help="Say what a job would do, and what it would take.")
@@ -226,13 +233,16 @@ def plan(arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:  # 
         raise click.UsageError(
             f"plan takes INPUT OUTPUT, or configs ending in .toml; got {' '.join(arguments)}"
         )
-    for job in jobs:
-        made = make_plan(job)
+    dicts = []
+    for argument, job in zip(arguments, jobs, strict=False):
+        with _naming(argument) if len(jobs) == len(arguments) else contextlib.nullcontext():
+            made = make_plan(job)
         free = free_disk_bytes(job.output_path.parent)
-        if as_json:
-            _print_json(plan_dict(made) | {"free_disk_bytes": free})
-        else:
+        dicts.append(plan_dict(made) | {"free_disk_bytes": free})
+        if not as_json:
             click.echo(plan_table(made, free))
+    if as_json:
+        _print_json(dicts[0] if len(dicts) == 1 else dicts)
 
 
 @cli.command(short_help="Say what is in a raster.")
@@ -241,7 +251,7 @@ def plan(arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:  # 
 @_json_option
 @_debug_option
 def info(path: str, as_json: bool, **options: Any) -> None:  # noqa: FBT001
-    """Say what is in the raster at PATH: shape, axes, dtype, chunks, levels."""
+    """Say what is in the raster at PATH: shape, axes, dtype, chunks, compression."""
     from tileconv.jobs.describe import raster_dict, raster_table
     from tileconv.stores.absent import Missing
     from tileconv.stores.formats import open_source
@@ -289,7 +299,9 @@ def sample(path: str, pattern: str, shape: str, dtype: str, seed: int, **options
         "kernel": {"name": "identity"},
         "output": {"path": path, "dtype": "input"},
     }
-    _run_job(Job.of(_with_options(tables, options)), options)
+    report = _run_job(Job.of(_with_options(tables, options)), options)
+    if options["as_json"]:
+        _print_json(report)
 
 
 def _with_options(
@@ -325,38 +337,45 @@ def _job_of_config(config: str, options: dict[str, Any]) -> Job:
     return Job.load(config, overrides=_with_options({}, options))
 
 
-def _run_job(job: Job, options: dict[str, Any]) -> None:
+def _run_job(job: Job, options: dict[str, Any]) -> dict[str, object]:
+    """Run a job and return its report in plain values."""
+    from tileconv.jobs.progress import BarProgress, Listener, PlainProgress
     from tileconv.jobs.run import run as run_job
 
-    listener = _listener(quiet=options["quiet"])
+    told: Listener = Listener()
+    if not options["quiet"]:
+        told = BarProgress() if sys.stderr.isatty() else PlainProgress()
+    told.each_tile = stopping.check
     try:
-        report = run_job(job, listener=listener)
+        return run_job(job, listener=told).as_dict()
     finally:
-        listener.stop()
-    if options["as_json"]:
-        _print_json(report.as_dict())
+        told.stop()
 
 
-def _listener(*, quiet: bool) -> Listener:
-    from tileconv.jobs.progress import BarProgress, Listener, PlainProgress
+@contextlib.contextmanager
+def _naming(config: str) -> Iterator[None]:
+    """Errors of a config's job say which config it was."""
+    try:
+        yield
+    except ConfigError as error:
+        if config in str(error):
+            raise
+        raise ConfigError(f"{config}: {error}") from error
 
-    if quiet:
-        return Listener()
-    return BarProgress() if sys.stderr.isatty() else PlainProgress()
 
-
-def _print_json(value: dict[str, object]) -> None:
-    click.echo(json.dumps(value, indent=2))
+def _print_json(value: object) -> None:
+    try:
+        click.echo(json.dumps(value, indent=2))
+    except OSError as error:
+        raise StorageError(f"cannot write the result to stdout: {error.strerror}") from None
 
 
 def main() -> NoReturn:
     """Run the command line; leave with the exit code of what happened."""
-    signal.signal(signal.SIGTERM, _terminate)
     debug = "--debug" in sys.argv
     try:
-        code = cli.main(prog_name="tileconv", standalone_mode=False)
-    except click.exceptions.Abort:
-        code = _fail(130, "interrupted; nothing was left behind", debug=debug)
+        cli.main(prog_name="tileconv", standalone_mode=False)
+        code = 0
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         code = ConfigError.exit_code
@@ -364,21 +383,27 @@ def main() -> NoReturn:
         code = _fail(ConfigError.exit_code, _one_line(error), debug=debug)
     except TileconvError as error:
         code = _fail(error.exit_code, str(error), debug=debug)
-    except KeyboardInterrupt:
-        code = _fail(130, "interrupted; nothing was left behind", debug=debug)
+    except Stopped as stop:
+        code = _fail(stop.exit_code, f"stopped by {stop}; nothing was left behind", debug=debug)
     except Exception as error:  # noqa: BLE001 - the last line of defence
         told = f"a bug in tileconv: {type(error).__name__}: {error}; run again with --debug"
         code = _fail(TileconvError.exit_code, f"{told} and report what it prints", debug=debug)
-    sys.exit(code if isinstance(code, int) else 0)
+    # At once: everything is closed, and the interpreter's own end has further opinions on
+    # pipes that broke and signals that came.
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    os._exit(code)
 
 
 def _fail(code: int, message: str, *, debug: bool) -> int:
     """The one line a failure ends with; with --debug, the traceback before it."""
-    if debug:
-        import traceback
+    with contextlib.suppress(OSError):
+        if debug:
+            import traceback
 
-        traceback.print_exc()
-    click.echo(f"tileconv: error[{code}]: {' '.join(message.split())}", err=True)
+            traceback.print_exc()
+        click.echo(f"tileconv: error[{code}]: {' '.join(message.split())}", err=True)
     return code
 
 
@@ -387,9 +412,3 @@ def _one_line(error: click.ClickException) -> str:
     if isinstance(error, click.UsageError) and error.ctx is not None:
         return f"{message.rstrip('.')}; see {error.ctx.command_path} --help"
     return message
-
-
-def _terminate(_: int, __: FrameType | None) -> NoReturn:
-    """SIGTERM ends a run as Ctrl-C does, with the exit code of its signal."""
-    click.echo("tileconv: error[143]: terminated; nothing was left behind", err=True)
-    raise SystemExit(128 + signal.SIGTERM)

@@ -42,7 +42,7 @@ def test_kernels_as_they_are_written_on_the_command_line():
     assert parse_kernel("box:size=7") == {"name": "box", "size": 7}
     assert parse_kernel("laplace") == {"name": "laplace"}
     assert parse_kernel("dir/psf.npy") == {"file": "dir/psf.npy"}
-    for bad in ("gaussian:2", "box:size=big", "blur:sigma=2"):
+    for bad in ("gaussian:2", "box:size=big", "blur:sigma=2", "sobel:size=3", "box:size=3,size=4"):
         with pytest.raises(ConfigError, match="kernel"):
             parse_kernel(bad)
 
@@ -82,7 +82,11 @@ def test_a_convolution_flips_and_a_correlation_does_not():
         ({"convolution": {"boundary": "reflect"}}, "ambiguous"),
         ({"convolution": {"mode": "sam"}}, "convolution.mode: 'sam' is not one of 'full'"),
         ({"convolution": {"origin": [1]}}, "convolution.origin"),
-        ({"input": {"path": "a", "shape": "3x3"}}, "belong to input.sample"),
+        ({"input": {"path": "a", "shape": "3x3"}}, "input.shape belongs to input.sample"),
+        ({"input": {"path": "a", "seed": 1}}, "input.seed belongs to input.sample"),
+        ({"input": {"sample": "slide", "shape": "3x3", "level": 1}}, "belongs to input.path"),
+        ({"input": {"path": ""}}, "is no path"),
+        ({"output": {"path": "a\0b.tif"}}, "is no path"),
         ({"input": {"sample": "slide"}}, "needs input.shape"),
         ({"input": {"sample": "rings", "shape": "3x3"}}, "'zoneplate'"),
         ({"folder": "/"}, "unknown key folder"),

@@ -162,12 +162,18 @@ def _gaussian_taps(sigma: float, order: int, radius: int) -> np.ndarray:
     return (taps * polynomial(x))[::-1].copy() if order else taps
 
 
+SIGMA_MIN = 1e-6
+"""Far below any Gaussian that differs from a single 1, and far above where its square is 0."""
+
+
 def _checked_sigma(sigma: float, truncate: float) -> int:
     """Radius of a Gaussian: ``int(truncate * sigma + 0.5)``, checked."""
-    if not (math.isfinite(sigma) and sigma > 0):
-        raise ConfigError(f"kernel.sigma must be a positive number, got {sigma!r}")
-    if not (math.isfinite(truncate) and truncate > 0):
-        raise ConfigError(f"kernel.truncate must be a positive number, got {truncate!r}")
+    for key, value in (("sigma", sigma), ("truncate", truncate)):
+        if not SIGMA_MIN <= value <= 1 / SIGMA_MIN:
+            raise ConfigError(
+                f"kernel.{key} must be a number in {SIGMA_MIN} .. {1 / SIGMA_MIN:.0f}, "
+                f"got {value!r}"
+            )
     radius = int(truncate * sigma + 0.5)
     if (2 * radius + 1) ** 2 > MAX_WEIGHTS:
         raise ConfigError(

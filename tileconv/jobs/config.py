@@ -97,7 +97,10 @@ def parse_kernel(spec: str) -> dict[str, object]:
         key, equals, value = part.partition("=")
         if not equals:
             raise ConfigError(f"kernel {spec!r}: {part!r} is not key=value, like sigma=2")
-        wanted = NAMED_KERNELS[name].parameters.get(key, str)
+        wanted = NAMED_KERNELS[name].parameters.get(key)
+        if wanted is None or key in table:
+            allowed = ", ".join(NAMED_KERNELS[name].parameters) or "no parameters"
+            raise ConfigError(f"kernel {spec!r}: {key!r} is given twice or not one of {allowed}")
         try:
             table[key] = wanted(value)
         except ValueError:
@@ -118,7 +121,7 @@ class Input(_Table, frozen=True, kw_only=True):
     sample: Literal["slide", "step", "zoneplate"] | None = None
     shape: str | list[int] | None = None
     dtype: str | None = None
-    seed: int = 0
+    seed: int | None = None
     axes: str | None = None
     level: Annotated[int, msgspec.Meta(ge=0)] = 0
     missing: Literal["warn", "fill", "error"] = "warn"
@@ -128,8 +131,12 @@ class Input(_Table, frozen=True, kw_only=True):
             raise ValueError("give either input.path or input.sample")
         if self.sample is not None and self.shape is None:
             raise ValueError("input.sample needs input.shape, like '16384x16384'")
-        if self.path is not None and (self.shape is not None or self.dtype is not None):
-            raise ValueError("input.shape and input.dtype belong to input.sample, not to a file")
+        of_samples, of_files = ("shape", "dtype", "seed"), ("axes", "level")
+        stray = of_samples if self.path is not None else of_files
+        for key in stray:
+            if getattr(self, key):
+                owner = "input.sample" if stray is of_samples else "input.path"
+                raise ValueError(f"input.{key} belongs to {owner}; leave it out")
 
     def made_up(self) -> tuple[str, tuple[int, ...], np.dtype, int]:
         """Pattern, shape, dtype and seed of the made-up raster; ``step`` is float64 unless told."""
@@ -137,7 +144,7 @@ class Input(_Table, frozen=True, kw_only=True):
         assert self.shape is not None
         usual = "float64" if self.sample == "step" else "uint8"
         dtype = parse_dtype(self.dtype or usual, "input.dtype")
-        return self.sample, parse_shape(self.shape), dtype, self.seed
+        return self.sample, parse_shape(self.shape), dtype, self.seed or 0
 
 
 class KernelSpec(_Table, frozen=True, kw_only=True):
@@ -236,6 +243,9 @@ class Job(_Table, frozen=True, kw_only=True):
             job = msgspec.convert({**tables, "folder": str(folder)}, cls)
         except msgspec.ValidationError as error:
             raise ConfigError(_readable(str(error))) from None
+        for key, path in job.paths.items():
+            if not path or "\0" in path:
+                raise ConfigError(f"{key} {path!r} is no path; give the name of a file")
         job.output_dtype(np.dtype(np.uint8))
         if job.run.memory is not None:
             parse_size(job.run.memory)
@@ -259,7 +269,8 @@ class Job(_Table, frozen=True, kw_only=True):
         path = Path(path)
         try:
             with path.open("rb") as file:
-                tables = tomllib.load(file)
+                # Some editors begin a file with a byte order mark.
+                tables = tomllib.loads(file.read().decode("utf-8-sig"))
         except OSError as error:
             raise ConfigError(f"cannot read config {path}: {error.strerror}") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -274,7 +285,20 @@ class Job(_Table, frozen=True, kw_only=True):
 
     def resolve(self, path: str) -> Path:
         """`path`, relative to the job's folder."""
-        return Path(self.folder) / Path(path).expanduser()
+        try:
+            return Path(self.folder) / Path(path).expanduser()
+        except RuntimeError as error:  # ~somebody who is not there
+            raise ConfigError(f"path {path!r}: {error}") from None
+
+    @property
+    def paths(self) -> dict[str, str]:
+        """Every path the job names, by its key."""
+        given = {
+            "input.path": self.input.path,
+            "kernel.file": self.kernel.file,
+            "output.path": self.output.path,
+        }
+        return {key: path for key, path in given.items() if path is not None}
 
     @property
     def output_path(self) -> Path:
@@ -299,6 +323,8 @@ class Job(_Table, frozen=True, kw_only=True):
 
             return read_kernel(self.resolve(spec.file))
         assert spec.weights is not None
+        if not spec.weights or not spec.weights[0]:
+            raise ConfigError("kernel.weights is empty; give at least one row of one weight")
         lengths = sorted({len(row) for row in spec.weights})
         if len(lengths) > 1:
             raise ConfigError(f"kernel.weights has rows of {lengths} weights; make them equal")
@@ -368,6 +394,7 @@ def _readable(message: str) -> str:
         table, _, field = key.rpartition(".")
         listed = ", ".join(_choices(get_type_hints(_TABLES[table])[field]))
         return f"{key}: {text.removeprefix('Invalid enum value ')} is not one of {listed}"
+    text = text.replace(" | null", "")
     # A check of ours names its keys itself.
     return f"{key}: {text}" if key and text.startswith("Expected") else text
 

@@ -26,7 +26,10 @@ def raster_table(raster: Raster) -> list[tuple[str, str]]:
     rows = [
         ("shape", f"{_shape_text(raster.shape)}  ({', '.join(raster.dims)})"),
         ("dtype", str(raster.dtype)),
-        ("size", f"{size_text(raster.nbytes)}, {math.prod(raster.shape) / 1e6:.1f} Mpx"),
+        (
+            "size",
+            f"{size_text(raster.nbytes)}, {raster.planes * math.prod(raster.spatial) / 1e6:.1f} Mpx",
+        ),
     ]
     if raster.chunk is not None:
         rows.append(("chunks", f"{_shape_text(raster.chunk)}, {size_text(raster.chunk_bytes)}"))

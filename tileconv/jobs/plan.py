@@ -88,7 +88,7 @@ def make_plan(work: Work, *, cap_bytes: int, workers: int, baseline_bytes: int) 
     if best is None:
         assert least is not None
         raise MemoryCapError(
-            f"a memory cap of {cap_bytes / MIB:.0f} MiB cannot be kept with {workers} "
+            f"a memory cap of {cap_bytes / MIB:.4g} MiB cannot be kept with {workers} "
             f"worker{'s' if workers > 1 else ''}: the smallest that can is "
             f"{ceil_div(least, MIB)} MiB; raise --memory or lower --workers"
         )

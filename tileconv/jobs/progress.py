@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, TextIO
 
 from tileconv.jobs.memory import MIB
@@ -15,7 +17,15 @@ if TYPE_CHECKING:
 
 
 class Listener:
-    """Hears what a run has to tell, in the thread that called it; this one says nothing."""
+    """Hears what a run has to tell, in the thread that called it; this one says nothing.
+
+    Attributes
+    ----------
+    each_tile : callable
+        Called after each tile, before the commit; may raise to stop the run.
+    """
+
+    each_tile: Callable[[], None] = staticmethod(lambda: None)
 
     def started(self, plan: Plan) -> None:
         """The plan is made; the first tile comes next."""
@@ -67,7 +77,9 @@ class PlainProgress(Listener):
         self._say(summary(report))
 
     def _say(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)
+        # A log that cannot be written is no reason to lose a run.
+        with contextlib.suppress(OSError):
+            print(text, file=self._stream, flush=True)
 
 
 class BarProgress(PlainProgress):

@@ -58,7 +58,7 @@ class Report:
 
     @property
     def pixels_per_s(self) -> float:
-        """Output samples a second."""
+        """Output pixels a second, whatever their samples."""
         return self.pixels / self.elapsed_s if self.elapsed_s else 0.0
 
     @property

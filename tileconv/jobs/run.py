@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tileconv.errors import ConfigError, StorageError
+from tileconv.errors import ConfigError, InputError, StorageError
 from tileconv.jobs.config import Job, as_job, parse_size
 from tileconv.jobs.executors import local_executor, run_bounded
 from tileconv.jobs.limits import (
@@ -98,6 +98,7 @@ def execute(
                 for result in run_bounded(executor, task, plan.grid, plan.workers + 1):
                     report.add(result)
                     listener.advanced(report)
+                    listener.each_tile()
             sink.finish()
         finally:
             sink.close()
@@ -130,11 +131,23 @@ def plan(job: JobLike) -> Plan:
 def check_names(job: Job) -> None:
     """Refuse what can be refused from the names alone, before a file is opened."""
     source = None if job.input.path is None else job.resolve(job.input.path)
-    if source is not None and not os.path.lexists(source):
-        raise ConfigError(f"input {source} does not exist; check input.path")
+    if source is not None:
+        refuse_missing(source)
     format_of(job.output_path)
     check_output(job.output_path, source, overwrite=job.output.overwrite)
     job.kernel_weights()
+
+
+def refuse_missing(source: Path) -> None:
+    """Say that an input is not there, or may not be looked at, before anything else."""
+    try:
+        source.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise ConfigError(f"input {source} does not exist; check input.path") from None
+    except OSError as error:
+        raise InputError(
+            f"input {source} cannot be read: {error.strerror}; check input.path"
+        ) from None
 
 
 def open_input(job: Job) -> Source:

@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -18,6 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tileconv.errors import ConfigError, LockedError, OutputExistsError, StorageError
+
+NAME_BYTES_MAX = 255 - len("..tileconv")
+"""Longest name that leaves room for what a staging folder's name adds, in bytes."""
 
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
@@ -84,24 +88,34 @@ def check_output(output: Path, source: Path | None, *, overwrite: bool) -> None:
     StorageError
         The folder it would lie in cannot be written.
     """
-    if source is not None:
-        real_output, real_source = output.resolve(), source.resolve()
-        same = output.exists() and source.exists() and output.samefile(source)
-        if same or real_output == real_source:
-            raise ConfigError(f"output {output} is the input; choose another name")
-        if real_output.is_relative_to(real_source):
-            raise ConfigError(f"output {output} lies inside the input {source}; choose another")
-        if real_source.is_relative_to(real_output):
-            raise ConfigError(f"output {output} holds the input {source}; choose another name")
-    if os.path.lexists(output) and not overwrite:
-        raise OutputExistsError(_taken(output))
-    parent = output.absolute().parent
-    while not os.path.lexists(parent):
-        parent = parent.parent
-    if not parent.is_dir():
-        raise ConfigError(f"output {output}: {parent} is not a folder; choose another name")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise StorageError(f"cannot write into {parent}: permission denied; choose another folder")
+    try:
+        if source is not None:
+            _refuse_overlap(output, source)
+        if os.path.lexists(output) and not overwrite:
+            raise OutputExistsError(_taken(output))
+        parent = output.absolute().parent
+        while not os.path.lexists(parent):
+            parent = parent.parent
+        if not parent.is_dir():
+            raise ConfigError(f"output {output}: {parent} is not a folder; choose another name")
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise StorageError(f"cannot write into {parent}: permission denied; choose another")
+    except (OSError, RuntimeError) as error:
+        # Links in a circle are a RuntimeError of Path.resolve before Python 3.13.
+        reason = getattr(error, "strerror", None) or str(error)
+        raise StorageError(f"cannot write {output}: {reason}; choose another name") from None
+
+
+def _refuse_overlap(output: Path, source: Path) -> None:
+    """Refuse an output that is the input, lies in it, or holds it."""
+    real_output, real_source = output.resolve(), source.resolve()
+    same = output.exists() and source.exists() and output.samefile(source)
+    if same or real_output == real_source:
+        raise ConfigError(f"output {output} is the input; choose another name")
+    if real_output.is_relative_to(real_source):
+        raise ConfigError(f"output {output} lies inside the input {source}; choose another name")
+    if real_source.is_relative_to(real_output):
+        raise ConfigError(f"output {output} holds the input {source}; choose another name")
 
 
 @contextlib.contextmanager
@@ -116,27 +130,34 @@ def stage(output: Path, *, overwrite: bool) -> Iterator[Staging]:
         The folder cannot be made.
     """
     output = output.absolute()
+    folder = output.with_name(f".{_short(output.name)}.tileconv")
     made = [p for p in (output.parent, *output.parent.parents) if not p.exists()]
-    folder = output.with_name(f".{output.name}.tileconv")
+    lock: int | None = None
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        raise StorageError(f"cannot make {folder}: {error.strerror}") from None
-    try:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise StorageError(f"cannot make {folder}: {error.strerror}") from None
         _lock(lock, folder, output)
-    except BaseException:
-        os.close(lock)
-        raise
-    try:
-        _empty(folder)
-        yield Staging(output, folder, overwrite)
+        try:
+            _empty(folder)
+            yield Staging(output, folder, overwrite)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
         for parent in made:
-            with contextlib.suppress(OSError):  # It holds the output now.
+            with contextlib.suppress(OSError):  # It holds the output, or was never made.
                 parent.rmdir()
-        os.close(lock)
+        if lock is not None:
+            os.close(lock)
+
+
+def _short(name: str) -> str:
+    """`name`, or a digest that stands for it where the staging name would grow too long."""
+    if len(os.fsencode(name)) <= NAME_BYTES_MAX:
+        return name
+    return hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
 
 
 def _lock(descriptor: int, folder: Path, output: Path) -> None:

@@ -26,7 +26,7 @@ class TileResult:
     index : int
         Of the tile.
     pixels : int
-        Written, each sample for itself.
+        Written, whatever their samples.
     stored_bytes : int
         As encoded.
     clipped, nans : int
@@ -114,7 +114,7 @@ class TileTask:
         stored = self.sink.write(tile.plane, tile.region, pixels)
         return TileResult(
             index=tile.index,
-            pixels=pixels.size,
+            pixels=tile.region.area,
             stored_bytes=stored,
             clipped=counts.clipped,
             nans=counts.nans,

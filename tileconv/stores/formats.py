@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,11 +95,14 @@ def open_source(
 
 def _look_at(path: Path) -> tuple[bool, bytes]:
     """Whether a path is a Zarr, and else the first bytes of the file. Raises OSError."""
-    path.stat()
-    if path.is_dir():
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
         # Listed, because a folder that must not be listed seems to hold nothing.
         names = {entry.name for entry in os.scandir(path)}
         return path.suffix.lower() == ".zarr" or not names.isdisjoint(_ZARR_METADATA), b""
+    if not stat.S_ISREG(mode):
+        # Opening a pipe would wait for somebody to write into it.
+        raise InputError(f"input {path} is no regular file; give a TIFF, a Zarr or a .npy file")
     with path.open("rb") as file:
         return False, file.read(8)
 
