@@ -87,6 +87,12 @@ def test_mistakes_leave_nothing(slide):
         tileconv.save(lazy, "out.jpg")
     with pytest.raises(MemoryCapError, match="smallest"):
         tileconv.save(lazy, "out.tif", memory="10MiB")
+    for wrong in ({"workers": -1}, {"workers": "2"}, {"compression_level": "x"}, {"tile": 0}):
+        (key,) = wrong
+        with pytest.raises(ConfigError, match=key):
+            tileconv.save(lazy, "out.tif", **wrong)
+    with pytest.raises(ConfigError, match="dask array"):
+        tileconv.save(slide, "out.tif")
     Path("there.tif").touch()
     with pytest.raises(OutputExistsError):
         tileconv.save(lazy, "there.tif")

@@ -7,7 +7,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self, get_args, get_type_hints
+from typing import Annotated, Literal, Self, TypeVar, get_args, get_type_hints
 
 import msgspec
 import numpy as np
@@ -35,7 +35,7 @@ def parse_size(size: Size, key: str = "run.memory") -> int:
     ConfigError
         If it is not a positive size.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(size))
+    match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([A-Za-z]*)\s*", str(size))
     units = {unit.lower(): factor for unit, factor in _UNITS.items()}
     if match is None or match[2].lower() not in units:
         raise ConfigError(f"{key} {size!r} is not a size; write it as 512MiB, 2GB or 800000000")
@@ -361,13 +361,26 @@ class Job(_Table, frozen=True, kw_only=True):
                 return parse_dtype(name, "output.dtype")
 
 
+T = TypeVar("T", bound=_Table)
+
+
+def checked_table(kind: type[T], table: Mapping[str, object], name: str) -> T:
+    """One table of a job, checked as `Job.of` checks it; `name` leads the key in errors."""
+    try:
+        return msgspec.convert(table, kind)
+    except msgspec.ValidationError as error:
+        raise ConfigError(_readable(str(error).replace("`$.", f"`$.{name}."))) from None
+
+
 def as_job(job: Job | str | os.PathLike[str] | Mapping[str, object]) -> Job:
     """A job from a job, a path to a config, or a mapping of its tables."""
     if isinstance(job, Job):
         return job
     if isinstance(job, Mapping):
         return Job.of(job)
-    return Job.load(job)
+    if isinstance(job, str | os.PathLike):
+        return Job.load(job)
+    raise ConfigError(f"a job is a path to a config, a mapping or a Job, not {job!r}")
 
 
 _TABLES: Mapping[str, type[_Table]] = {

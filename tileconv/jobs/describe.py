@@ -23,12 +23,13 @@ def _shape_text(shape: tuple[int, ...]) -> str:
 
 def raster_table(raster: Raster) -> list[tuple[str, str]]:
     """Rows of a table: what a raster is."""
+    pixels = raster.planes * math.prod(raster.spatial)
     rows = [
         ("shape", f"{_shape_text(raster.shape)}  ({', '.join(raster.dims)})"),
         ("dtype", str(raster.dtype)),
         (
             "size",
-            f"{size_text(raster.nbytes)}, {raster.planes * math.prod(raster.spatial) / 1e6:.1f} Mpx",
+            f"{size_text(raster.nbytes)}, {pixels / 1e6:.1f} Mpx",
         ),
     ]
     if raster.chunk is not None:

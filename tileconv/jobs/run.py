@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from tileconv.errors import ConfigError, InputError, StorageError
-from tileconv.jobs.config import Job, as_job, parse_size
+from tileconv.jobs.config import Job, Run, as_job, parse_size
 from tileconv.jobs.executors import local_executor, run_bounded
 from tileconv.jobs.limits import (
     default_memory_cap,
@@ -168,11 +168,19 @@ def open_input(job: Job) -> Source:
 
 def plan_for(job: Job, source: Source) -> Plan:
     """The plan of a job for an open source."""
+    source.require_chunks()
     work = resolve(job, source.raster, source.tags)
-    cap = default_memory_cap() if job.run.memory is None else parse_size(job.run.memory)
-    baseline = max(baseline_bytes(work), resident_bytes())
-    workers = job.run.workers or usable_cores()
-    return make_plan(work, cap_bytes=cap, workers=workers, baseline_bytes=baseline)
+    return plan_within(work, job.run)
+
+
+def plan_within(work: Work, limits: Run) -> Plan:
+    """The plan of some work within what a job's ``[run]`` gives, or the machine."""
+    return make_plan(
+        work,
+        cap_bytes=default_memory_cap() if limits.memory is None else parse_size(limits.memory),
+        workers=limits.workers or usable_cores(),
+        baseline_bytes=max(baseline_bytes(work), resident_bytes()),
+    )
 
 
 def check_disk(plan: Plan, output: Path) -> None:

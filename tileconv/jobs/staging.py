@@ -72,7 +72,8 @@ class Staging:
             raise OutputExistsError(_taken(self.output)) from None
         except OSError as error:
             raise StorageError(
-                f"cannot move the finished output to {self.output}: {error.strerror}"
+                f"cannot move the finished output to {self.output}: {error.strerror}; "
+                "choose another output and run again"
             ) from None
 
 
@@ -138,9 +139,12 @@ def stage(output: Path, *, overwrite: bool) -> Iterator[Staging]:
             folder.mkdir(parents=True, exist_ok=True)
             lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
-            raise StorageError(f"cannot make {folder}: {error.strerror}") from None
+            raise StorageError(
+                f"cannot make {folder}: {error.strerror}; choose another output"
+            ) from None
         _lock(lock, folder, output)
         try:
+            _repair(output)
             _empty(folder)
             yield Staging(output, folder, overwrite)
         finally:
@@ -212,9 +216,26 @@ def _exchange(source: Path, target: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOSYS, errno.EINVAL):
             raise
-        aside = source.with_name(f"{source.name}.old")
+        aside = _aside(target)
         target.rename(aside)
-        source.rename(target)
+        try:
+            source.rename(target)
+        except OSError:
+            aside.rename(target)
+            raise
+        aside.rename(source)
+
+
+def _aside(output: Path) -> Path:
+    """Where an old output waits while the new one takes its name in two steps."""
+    return output.with_name(f".{_short(output.name)}.old")
+
+
+def _repair(output: Path) -> None:
+    """Give an old output its name back, if a run was killed between the two steps."""
+    aside = _aside(output)
+    if os.path.lexists(aside) and not os.path.lexists(output):
+        aside.rename(output)
 
 
 def _renameat2(source: Path, target: Path, flags: int) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 
 import dask.array as da
 
-from tileconv.jobs.config import Run
+from tileconv.errors import ConfigError
+from tileconv.jobs.config import Output, Run, checked_table
 from tileconv.jobs.report import Report
 from tileconv.lazy.inputs import file_pixels
 from tileconv.lazy.rules import ndimage_result, signal_result
@@ -246,11 +247,19 @@ def save(  # noqa: PLR0913 - each is one of a job's options
     TileconvError
         As a job does. Nothing stands under `path` then.
     """
+    if not isinstance(array, da.Array):
+        raise ConfigError(
+            f"save takes a dask array, got {type(array).__name__}; "
+            "wrap it with dask.array.from_array"
+        )
+    run = {"memory": memory, "workers": workers}
+    output = {
+        "path": os.fspath(path),
+        "compression": compression,
+        "compression_level": compression_level,
+        "tile": tile,
+        "overwrite": overwrite,
+    }
     return save_array(
-        array,
-        path,
-        axes=axes,
-        overwrite=overwrite,
-        run=Run(memory=memory, workers=workers),
-        storage={"compression": compression, "level": compression_level, "chunk": tile},
+        array, checked_table(Output, output, "output"), checked_table(Run, run, "run"), axes=axes
     )

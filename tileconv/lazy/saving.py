@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
 from functools import partial
 from itertools import accumulate, product
 from pathlib import Path
-from typing import Any
 
 import dask.array as da
 import numpy as np
@@ -21,13 +19,10 @@ from tileconv.core.methods import Choice, Method
 from tileconv.core.operation import Mode, Operation
 from tileconv.core.pixels import Cast
 from tileconv.core.raster import Raster
-from tileconv.jobs.config import Run, parse_size
-from tileconv.jobs.limits import default_memory_cap, resident_bytes, usable_cores
-from tileconv.jobs.memory import baseline_bytes
-from tileconv.jobs.plan import make_plan
+from tileconv.jobs.config import Output, Run
 from tileconv.jobs.progress import Listener
 from tileconv.jobs.report import Report
-from tileconv.jobs.run import execute
+from tileconv.jobs.run import execute, plan_within
 from tileconv.jobs.staging import check_output
 from tileconv.jobs.work import Work
 from tileconv.lazy.blocks import BlockWork, OpenFile
@@ -103,35 +98,22 @@ class DaskSource(Source):
         return np.array(computed, copy=True)
 
 
-def save_array(
-    array: da.Array,
-    path: str | os.PathLike[str],
-    *,
-    axes: str | None,
-    overwrite: bool,
-    run: Run,
-    storage: dict[str, Any],
-) -> Report:
-    """Store a dask array; `tileconv.lazy.save` describes it.
+def save_array(array: da.Array, output: Output, run: Run, *, axes: str | None) -> Report:
+    """Store a dask array; `tileconv.save` describes it.
 
     A lazy result over a file is run as a job: its graph holds the source and the work, and
     tiles aligned to the output take the place of its blocks. Of any other array, blocks are
     computed as tiles need them.
     """
-    output = Path(path)
-    file_format = format_of(output)
+    path = Path(output.path)
+    file_format = format_of(path)
     file, block_work = _file_and_work(array)
-    check_output(output, file.path if file else None, overwrite=overwrite)
+    check_output(path, file.path if file else None, overwrite=output.overwrite)
     # Opened anew, so that its cache can be given the size that was planned.
     with file.reopened() if file else DaskSource(array, axes) as source:
-        work = _work(source, block_work, file_format, storage)
-        plan = make_plan(
-            work,
-            cap_bytes=default_memory_cap() if run.memory is None else parse_size(run.memory),
-            workers=run.workers or usable_cores(),
-            baseline_bytes=max(baseline_bytes(work), resident_bytes()),
-        )
-        return execute(plan, source, output, overwrite=overwrite, listener=Listener())
+        source.require_chunks()
+        plan = plan_within(_work(source, block_work, file_format, output), run)
+        return execute(plan, source, path, overwrite=output.overwrite, listener=Listener())
 
 
 def _file_and_work(array: da.Array) -> tuple[OpenFile | None, BlockWork | None]:
@@ -142,9 +124,7 @@ def _file_and_work(array: da.Array) -> tuple[OpenFile | None, BlockWork | None]:
     return (file, work) if isinstance(file, OpenFile) else (None, None)
 
 
-def _work(
-    source: Source, block_work: BlockWork | None, file_format: str, storage: dict[str, Any]
-) -> Work:
+def _work(source: Source, block_work: BlockWork | None, file_format: str, output: Output) -> Work:
     raster = source.raster
     if block_work is None:
         operation = Operation(Kernel(np.ones((1, 1)), (0, 0), name="copy"), Mode.SAME)
@@ -166,6 +146,11 @@ def _work(
         cast=cast,
         refuse_clipped=False,
         layout=plan_layout(
-            file_format, Raster(shape, cast.dtype, raster.dims), tags=source.tags, **storage
+            file_format,
+            Raster(shape, cast.dtype, raster.dims),
+            compression=output.compression,
+            level=output.compression_level,
+            chunk=output.tile,
+            tags=source.tags,
         ),
     )

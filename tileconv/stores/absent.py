@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from enum import StrEnum
 
+from tileconv.core.grid import ceil_div
 from tileconv.errors import InputError
 
 
@@ -36,7 +37,7 @@ class AbsentChunks:
         self.chunks = chunks
         self.count = 0
         self.first: list[str] = []
-        self._seen = bytearray(-(-chunks // 8))
+        self._seen = bytearray()
         self._lock = threading.Lock()
 
     def add(self, number: int, name: str) -> None:
@@ -52,10 +53,13 @@ class AbsentChunks:
                 f"{name} is absent; restore it, or read it as the fill value with --missing fill"
             )
         with self._lock:
+            if not self._seen:
+                # Only now: most rasters are whole, and a header may claim any number.
+                self._seen = bytearray(ceil_div(self.chunks, 8))
             byte, bit = number >> 3, 1 << (number & 7)
             if self._seen[byte] & bit:
                 return
             self._seen[byte] |= bit
-            self.count += 1
             if len(self.first) < self.NAMED:
                 self.first.append(name)
+            self.count += 1
