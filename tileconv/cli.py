@@ -68,10 +68,15 @@ def _origin(_: click.Context, __: click.Parameter, value: str | None) -> list[in
     return [y, x]
 
 
-_input_options = _stack(
+_place_options = _stack(
     [
         click.option("--level", type=int, help="Level of a pyramid, 0 the largest.  [0]"),
         click.option("--axes", help="Names of the input's axes, like yxs, where it has none."),
+    ]
+)
+_input_options = _stack(
+    [
+        _place_options,
         click.option(
             "--missing",
             type=click.Choice(["warn", "fill", "error"]),
@@ -129,7 +134,7 @@ _storage_options = _stack(
             metavar="CODEC",
             help="none, deflate, zstd; lzw for TIFF.  [deflate for TIFF, zstd for Zarr]",
         ),
-        click.option("--compression-level", type=int, help="[6 for deflate, 1 for zstd]"),
+        click.option("--compression-level", type=int, help="[deflate 6; zstd 1, in TIFF 3]"),
         click.option("--tile", type=int, help="Side of a TIFF tile or Zarr chunk, pixels.  [512]"),
     ]
 )
@@ -222,8 +227,8 @@ def plan(arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:  # 
     Nothing is written.
     """
     from tileconv.jobs.describe import plan_dict, plan_table
-    from tileconv.jobs.limits import free_disk_bytes
     from tileconv.jobs.run import plan as make_plan
+    from tileconv.stores.disk import free_bytes
 
     if all(argument.endswith(".toml") for argument in arguments):
         jobs = [_job_of_config(config, options) for config in arguments]
@@ -237,37 +242,35 @@ def plan(arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:  # 
     for argument, job in zip(arguments, jobs, strict=False):
         with _naming(argument) if len(jobs) == len(arguments) else contextlib.nullcontext():
             made = make_plan(job)
-        free = free_disk_bytes(job.output_path.parent)
+        free = free_bytes(job.output_path)
         dicts.append(plan_dict(made) | {"free_disk_bytes": free})
         if not as_json:
-            click.echo(plan_table(made, free))
+            _print(plan_table(made, free))
     if as_json:
         _print_json(dicts[0] if len(dicts) == 1 else dicts)
 
 
 @cli.command(short_help="Say what is in a raster.")
 @click.argument("path")
-@_input_options
+@_place_options
 @_json_option
 @_debug_option
 def info(path: str, as_json: bool, **options: Any) -> None:  # noqa: FBT001
     """Say what is in the raster at PATH: shape, axes, dtype, chunks, compression."""
     from tileconv.jobs.describe import raster_dict, raster_table
-    from tileconv.stores.absent import Missing
     from tileconv.stores.formats import open_source
 
     with open_source(
         Path(path),
         level=options["level"] or 0,
         dims=options["axes"],
-        missing=Missing(options["missing"] or "warn"),
     ) as source:
         raster = source.raster
         if as_json:
             _print_json({"path": path, **raster_dict(raster)})
         else:
             for name, text in [("path", path), *raster_table(raster)]:
-                click.echo(f"{name:<12} {text}")
+                _print(f"{name:<12} {text}")
 
 
 @cli.command(short_help="Make up a raster of any size.")
@@ -364,8 +367,14 @@ def _naming(config: str) -> Iterator[None]:
 
 
 def _print_json(value: object) -> None:
+    _print(json.dumps(value, indent=2))
+
+
+def _print(text: str) -> None:
+    """Write a result to stdout, now, so that a full disk behind it is noticed."""
     try:
-        click.echo(json.dumps(value, indent=2))
+        click.echo(text)
+        sys.stdout.flush()
     except OSError as error:
         raise StorageError(f"cannot write the result to stdout: {error.strerror}") from None
 

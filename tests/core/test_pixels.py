@@ -109,10 +109,16 @@ def test_overflow_as_ndimage_wraps_it() -> None:
     assert out[0, 0] == want[0, 0] == 8
 
 
+def test_overflow_into_a_narrower_float_is_counted() -> None:
+    values, out = np.array([1e300, -1e300, np.inf, 1.5]), np.empty(4, np.float32)
+    assert Cast(out.dtype).store(values, out) == CastCounts(clipped=2)
+    assert list(out) == [np.inf, -np.inf, np.inf, 1.5]
+
+
 @pytest.mark.parametrize(
     ("values", "dtype"),
     [
-        (np.array([1e300, -1e300, 1.5]), np.dtype(np.float32)),
+        (np.array([1e30, np.inf, 1.5]), np.dtype(np.float32)),
         (np.array([1 + 2j, np.inf]), np.dtype(np.complex64)),
         (np.array([1.5, -2.5]), np.dtype(np.complex128)),
         (np.array([1, 2, 2**70], object), np.dtype(object)),

@@ -43,7 +43,3 @@ def test_peak_is_what_the_kernel_counts():
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     assert 0 < limits.resident_bytes() <= limits.peak_resident_bytes() * 1.05
     assert abs(limits.peak_resident_bytes() - most) < 64 << 20
-
-
-def test_free_disk_of_a_folder_that_is_not_there_yet(tmp_path):
-    assert limits.free_disk_bytes(tmp_path / "a" / "b") > 0

@@ -97,7 +97,7 @@ def test_amplification_is_what_reading_every_window_of_a_panel_decodes():
             for x in range(chunks.start[1], chunks.stop[1], 256)
         )
     for chunks in panels.values():
-        decoded += sum(min(256, 3000 - y) * min(256, 4100 - x) for y, x in chunks)
+        decoded += 256 * 256 * len(chunks)  # Whole chunks, also at the far edges.
     assert plan.read_amplification == pytest.approx(decoded / (3000 * 4100))
 
 

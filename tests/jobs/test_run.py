@@ -104,31 +104,54 @@ def test_jobs_equal_scipy(
 
 @pytest.mark.parametrize("method", ["direct", "separable", "fft"])
 @pytest.mark.parametrize("suffix", [".tif", ".zarr"])
-def test_no_tiling_shows(tmp_path, method, suffix):
-    """The same bits for any tile, worker count and cap."""
+def test_no_tiling_shows(tmp_path, monkeypatch, method, suffix):
+    """The same bits for any tile and worker count."""
     rng = np.random.default_rng(1)
     pixels = rng.integers(0, 255, (700, 900), np.uint8)
     column, row = rng.normal(size=(2, 9))
     source = write(tmp_path / "in.tif", pixels)
-    results = []
-    for tile, workers, memory in (
-        (64, 1, "1GiB"),
-        (256, 2, "1GiB"),
-        (512, 3, "2GiB"),
-        (16, 2, "1GiB"),
-    ):
-        output = tmp_path / f"out{tile}{suffix}"
-        run(
+    results, grids = [], set()
+    # The chunk bounds a tile from below, the limit from above.
+    for chunk, most, workers in ((64, 1, 1), (256, 1 << 30, 2), (128, 1, 3), (16, 9000, 2)):
+        monkeypatch.setattr("tileconv.jobs.plan.MAX_TILE_PIXELS", most)
+        monkeypatch.setattr("tileconv.stores.zarr.layout.SHARD_BYTES_MAX", 1)
+        output = tmp_path / f"out{chunk}{suffix}"
+        report = run(
             source,
             output,
             np.outer(column, row),
             workers=workers,
-            memory=memory,
             convolution={"method": method},
-            output={"tile": tile},
+            output={"tile": chunk},
         )
+        grids.add(report.plan.grid)
         results.append(read(output))
+    assert len(grids) == 4
+    assert sum(len(grid) > 20 for grid in grids) == 3
     assert all(np.array_equal(results[0], other) for other in results[1:])
+
+
+@pytest.mark.parametrize("boundary", ["symm", "wrap", "mirror"])
+@pytest.mark.parametrize("layout", ["tiles", "strips", "zarr"])
+def test_the_plan_states_what_is_decoded(tmp_path, layout, boundary):
+    pixels = np.random.default_rng(0).integers(0, 255, (333, 417), np.uint8)
+    source = tmp_path / ("in.zarr" if layout == "zarr" else "in.tif")
+    if layout == "strips":
+        tifffile.imwrite(source, pixels, rowsperstrip=100, compression="deflate")
+    else:
+        write(source, pixels, chunk=48)
+    report = run(
+        source,
+        tmp_path / "out.tif",
+        np.ones((9, 8)),
+        workers=1,
+        convolution={"boundary": boundary},
+    )
+    planned = report.plan.read_amplification
+    if boundary == "wrap":  # What comes from the far side may still be in the cache.
+        assert 1 <= report.read_amplification <= planned <= 2
+    else:
+        assert report.read_amplification == pytest.approx(planned)
 
 
 def test_interleaved_and_stacked_axes_are_carried(tmp_path):
@@ -163,6 +186,21 @@ def test_integer_outputs_round_half_to_even_and_saturate(tmp_path):
     with pytest.raises(InputError, match="do not fit uint8"):
         run(source, tmp_path / "no.tif", [[2]], output={"dtype": "uint8", "overflow": "error"})
     assert not (tmp_path / "no.tif").exists()
+
+
+def test_overflow_into_a_narrower_float_is_counted(tmp_path):
+    source = write(tmp_path / "in.npy", np.full((20, 30), 65535, np.uint16))
+    report = run(source, tmp_path / "half.zarr", [[1.0]], output={"dtype": "float16"})
+    assert report.clipped == 600
+    with pytest.raises(InputError, match="do not fit float16"):
+        options = {"dtype": "float16", "overflow": "error"}
+        run(source, tmp_path / "no.zarr", [[1.0]], output=options)
+
+
+def test_a_raster_none_of_whose_chunks_is_stored_is_refused(tmp_path):
+    zarr.create_array(tmp_path / "gone.zarr", shape=(30, 30), chunks=(10, 10), dtype="u1")
+    with pytest.raises(InputError, match="every one of its 9 chunks is missing"):
+        run(tmp_path / "gone.zarr", tmp_path / "out.tif", [[1.0]])
 
 
 def test_nan_into_integers_needs_a_value(tmp_path):
@@ -224,7 +262,7 @@ def test_caps_that_cannot_be_kept_are_refused_before_anything_is_made(tmp_path):
 
 def test_a_full_disk_is_refused_before_the_start(tmp_path, monkeypatch):
     source = write(tmp_path / "in.npy", np.ones((400, 400)))
-    monkeypatch.setattr("tileconv.jobs.run.free_disk_bytes", lambda _: 1000)
+    monkeypatch.setattr("tileconv.jobs.run.free_bytes", lambda _: 1000)
     with pytest.raises(StorageError, match="1000 free"):
         run(source, tmp_path / "out.tif", [[1.0]], output={"compression": "none"})
     assert os.listdir(tmp_path) == ["in.npy"]

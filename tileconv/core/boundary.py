@@ -186,22 +186,28 @@ def _run(first: int, count: int, step: int) -> slice:
 
 
 def _runs(*columns: np.ndarray) -> list[tuple[int, int]]:
-    """Maximal ``(begin, end)`` over which every column advances by a constant step of its own."""
+    """Maximal ``(begin, end)`` over which every column advances by a constant step of its own.
+
+    Steps are 1, 0 or -1; a longer jump ends a run.
+    """
     size = len(columns[0])
-    runs: list[tuple[int, int]] = []
-    begin = 0
-    while begin < size:
-        end = begin + 1
-        if end < size:
-            steps = [int(c[end] - c[begin]) for c in columns]
-            if all(abs(s) <= 1 for s in steps):
-                broken = np.zeros(size - end, dtype=bool)
-                for column, step in zip(columns, steps, strict=True):
-                    broken |= np.diff(column[begin:]) != step
-                end = end + int(np.argmax(broken)) if broken.any() else size
-        runs.append((begin, end))
-        begin = end
-    return runs
+    if size < 2:
+        return [(0, size)] * size
+    steps = np.stack([np.diff(column) for column in columns])
+    jump = (np.abs(steps) > 1).any(axis=0)
+    # Where the step into a position differs from the step out of it.
+    bend = (np.diff(steps) != 0).any(axis=0)
+    begins, at = [0], 0
+    for candidate in np.flatnonzero(jump | np.append(bend, False)):
+        i = int(candidate)
+        if jump[i]:
+            begins.append(i + 1)
+            at = i + 1
+        elif i >= at and not jump[i + 1]:
+            # Position i + 1 ends this run; the next one begins after it.
+            begins.append(i + 2)
+            at = i + 2
+    return [(b, e) for b, e in zip(begins, [*begins[1:], size], strict=True) if b < e]
 
 
 @lru_cache(maxsize=4096)

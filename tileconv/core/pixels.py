@@ -97,7 +97,7 @@ class Cast:
             # A sum beyond the range of a narrower float is infinite there, as in C.
             with np.errstate(over="ignore", invalid="ignore"):
                 np.copyto(out, values, casting="unsafe")
-            return CastCounts()
+            return CastCounts(clipped=self._overflowed(values, out))
         if values.dtype.kind in "biu":
             return self._store_integers(values, out)
         if self.rule is Rule.TRUNCATE:
@@ -105,6 +105,13 @@ class Cast:
                 out[index] = truncated(values[index], self.dtype)
             return CastCounts()
         return self._saturate(values, out)
+
+    def _overflowed(self, values: np.ndarray, out: np.ndarray) -> int:
+        """Finite sums that became infinite in a narrower float."""
+        narrower = self.dtype.kind in "fc" and values.dtype.kind in "biufc"
+        if not narrower or self.rule is Rule.TRUNCATE or np.can_cast(values.dtype, self.dtype):
+            return 0
+        return int(np.count_nonzero(np.isinf(out) & np.isfinite(values)))
 
     def _store_integers(self, values: np.ndarray, out: np.ndarray) -> CastCounts:
         if self.rule is Rule.TRUNCATE or values.dtype == self.dtype or values.dtype.kind == "b":

@@ -32,6 +32,8 @@ class Raster:
         Rows and columns of a storage chunk; None where any window costs the same.
     chunk_planes : int
         Planes that one chunk holds.
+    whole_chunks : bool
+        Whether chunks at the far edges are stored whole, beyond the raster; strips are not.
     compression : str
         How chunks are encoded; ``"none"`` for raw pixels.
     table_bytes : int
@@ -45,6 +47,7 @@ class Raster:
     dims: tuple[str, ...]
     chunk: Shape | None = None
     chunk_planes: int = 1
+    whole_chunks: bool = True
     compression: str = "none"
     table_bytes: int = 0
     reader_bytes: int = 0

@@ -53,15 +53,6 @@ def peak_resident_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def free_disk_bytes(folder: Path) -> int:
-    """Bytes that may still be written below `folder`, or below its nearest parent there is."""
-    folder = folder.absolute()
-    while not folder.exists():
-        folder = folder.parent
-    status = os.statvfs(folder)
-    return status.f_bavail * status.f_frsize
-
-
 def _cgroup_folders(controller: str) -> list[Path]:
     """Folders of the cgroups this process is in for `controller`, innermost first; v2 and v1."""
     folders = []

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from tileconv.core.boundary import plan_axis
 from tileconv.core.grid import Region, Shape, TileGrid, align_down, align_up, ceil_div
 from tileconv.errors import InputError, MemoryCapError
 from tileconv.jobs.memory import MIB, Memory
@@ -16,6 +17,9 @@ from tileconv.jobs.work import Work
 
 MAX_TILE_PIXELS = 1 << 24
 """Largest tile, so that a run can be watched, stopped and gone on with."""
+
+MAX_TILE_NS = 5e9
+"""Longest estimated time of a tile, for the same reason: Ctrl-C waits for tiles in flight."""
 
 MAX_TILES = 1 << 40
 """Most tiles of a run; a raster that needs more is a mistake or an attack."""
@@ -74,7 +78,7 @@ def make_plan(work: Work, *, cap_bytes: int, workers: int, baseline_bytes: int) 
         return Plan(work, grid, workers, cap_bytes, 0, memory, 1.0)
     best: tuple[float, Plan] | None = None
     least: int | None = None
-    for tile in _tile_shapes(work.layout.unit, work.output_shape):
+    for tile in _tile_shapes(work):
         bare = Memory.of(work, tile, workers=workers, cache_bytes=0, baseline_bytes=baseline_bytes)
         least = bare.peak_bytes if least is None else min(least, bare.peak_bytes)
         if bare.peak_bytes > cap_bytes:
@@ -97,9 +101,11 @@ def make_plan(work: Work, *, cap_bytes: int, workers: int, baseline_bytes: int) 
     return best[1]
 
 
-def _tile_shapes(unit: Shape, shape: Shape) -> Iterator[Shape]:
+def _tile_shapes(work: Work) -> Iterator[Shape]:
     """Tiles of whole write units: square ones, wide ones, and whatever covers a small raster."""
-    seen = set()
+    unit, shape, seen = work.layout.unit, work.output_shape, set()
+    pixel_ns = work.choice.ns_per_pixel * max(1, work.source.samples)
+    most = min(MAX_TILE_PIXELS, int(MAX_TILE_NS / pixel_ns))
     steps = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
     for down in steps:
         for across in steps:
@@ -109,7 +115,7 @@ def _tile_shapes(unit: Shape, shape: Shape) -> Iterator[Shape]:
                 min(down * unit[0], align_up(shape[0], unit[0])),
                 min(across * unit[1], align_up(shape[1], unit[1])),
             )
-            fits = tile == unit or tile[0] * tile[1] <= MAX_TILE_PIXELS
+            fits = tile == unit or tile[0] * tile[1] <= most
             if fits and tile not in seen:
                 seen.add(tile)
                 yield tile
@@ -135,7 +141,7 @@ def _panels(work: Work, tile: Shape, workers: int, spare_bytes: int) -> tuple[Ti
     while panel >= 1:
         need = (chunk_rows * _chunk_span(work, 1, panel * tile[1]) + ahead) * chunk_bytes
         if need <= spare_bytes:
-            rows = source.spatial[0]
+            rows = _kept_length(work, tile[0], source.chunk[0])
             columns = _read_length(work, 1, panel * tile[1], source.chunk[1])
             break
         panel //= 2
@@ -147,29 +153,49 @@ def _panels(work: Work, tile: Shape, workers: int, spare_bytes: int) -> tuple[Ti
     return grid, need, rows * columns / (source.spatial[0] * source.spatial[1])
 
 
-def _window_1d(work: Work, axis: int, start: int, stop: int) -> tuple[int, int]:
-    """Rows or columns that the outputs ``start:stop`` of an axis read, inside the raster."""
-    length = work.output_shape[axis]
-    region = (
-        Region((start, 0), (min(stop, length), 1))
-        if axis == 0
-        else Region((0, start), (1, min(stop, length)))
-    )
-    window = work.window(region)
-    limit = work.source.spatial[axis]
-    return max(0, min(window.start[axis], limit)), max(0, min(window.stop[axis], limit))
+def _decoded(work: Work, axis: int, start: int, stop: int, chunk: int) -> tuple[int, int]:
+    """Pixels of an axis in the chunks that the outputs ``start:stop`` read.
+
+    Returns those next to the outputs, and those that the edge rule brings from afar.
+    """
+    length = min(stop, work.output_shape[axis])
+    box = ((start, 0), (length, 1)) if axis == 0 else ((0, start), (1, length))
+    window, limit = work.window(Region(*box)), work.source.spatial[axis]
+    lo, hi = window.start[axis], window.stop[axis]
+    near = range(align_down(min(max(lo, 0), limit), chunk), min(max(hi, 0), limit))
+    runs: list[list[int]] = []
+    for read in sorted(
+        plan_axis(lo, hi, limit, work.operation.boundary).reads, key=lambda read: read.start
+    ):
+        first, last = align_down(read.start, chunk), align_up(read.stop, chunk)
+        if runs and first <= runs[-1][1]:
+            runs[-1][1] = max(last, runs[-1][1])
+        else:
+            runs.append([first, last])
+    end = align_up(limit, chunk) if work.source.whole_chunks else limit
+    sizes = [(min(last, end) - first, first in near or near.start in range(first, last))
+             for first, last in runs]  # fmt: skip
+    return sum(n for n, own in sizes if own), sum(n for n, own in sizes if not own)
 
 
 def _read_length(work: Work, axis: int, step: int, chunk: int) -> int:
     """Pixels of an axis decoded in all, when each `step` outputs decode their own chunks."""
-    length, limit = work.output_shape[axis], work.source.spatial[axis]
-    count = ceil_div(length, step)
+    count = ceil_div(work.output_shape[axis], step)
     # The first, the last, and one in between that stands for all the others.
     total = 0
     for index, times in ((0, 1), (1, max(0, count - 2)), (count - 1, 1 if count > 1 else 0)):
-        lo, hi = _window_1d(work, axis, index * step, (index + 1) * step)
-        total += times * (min(align_up(hi, chunk), limit) - align_down(lo, chunk))
+        total += times * sum(_decoded(work, axis, index * step, (index + 1) * step, chunk))
     return total
+
+
+def _kept_length(work: Work, step: int, chunk: int) -> int:
+    """Rows decoded in all, when what the next row of tiles reads is still in the cache."""
+    rows, limit = work.output_shape[0], work.source.spatial[0]
+    last = align_down(rows - 1, step)
+    far = _decoded(work, 0, 0, step, chunk)[1]
+    if last:
+        far += _decoded(work, 0, last, rows, chunk)[1]
+    return (align_up(limit, chunk) if work.source.whole_chunks else limit) + far
 
 
 def _chunk_span(work: Work, axis: int, step: int) -> int:

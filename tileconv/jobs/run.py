@@ -13,7 +13,6 @@ from tileconv.jobs.config import Job, Run, as_job, parse_size
 from tileconv.jobs.executors import local_executor, run_bounded
 from tileconv.jobs.limits import (
     default_memory_cap,
-    free_disk_bytes,
     resident_bytes,
     usable_cores,
 )
@@ -26,6 +25,7 @@ from tileconv.jobs.tile_task import TileTask
 from tileconv.jobs.work import Work, resolve
 from tileconv.stores.absent import Missing
 from tileconv.stores.chunk_cache import ChunkCache
+from tileconv.stores.disk import free_bytes
 from tileconv.stores.formats import format_of, open_sink, open_source
 from tileconv.stores.source import Source
 
@@ -191,7 +191,7 @@ def check_disk(plan: Plan, output: Path) -> None:
     StorageError
     """
     layout = plan.work.layout
-    free = free_disk_bytes(output.parent)
+    free = free_bytes(output)
     if layout.compression == "none" and layout.max_bytes > free:
         raise StorageError(
             f"output {output} needs {layout.max_bytes} bytes, the disk has {free} free; "

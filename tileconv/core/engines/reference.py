@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
-from tileconv.core.engines.slabs import CHAINED_TAPS, SLACK_BYTES, cast_bytes
+from tileconv.core.engines.slabs import CHAINED_TAPS, SLACK_BYTES, cast_bytes, pieces
 from tileconv.core.grid import Shape
 from tileconv.core.kernels import Kernel
 from tileconv.core.pixels import Cast, CastCounts
 
-NDIMAGE_DTYPES = (np.dtype(np.float64), np.dtype(np.complex128))
+CALL_PRODUCTS = 1 << 28
+"""Products of one call: scipy.signal holds the interpreter's lock for about a second then,
+and nobody else, a signal neither, gets a turn."""
 """What scipy.ndimage sums in: the only ones whose zero weights scipy leaves out."""
 
 
@@ -74,10 +77,12 @@ class ReferenceEngine:
             return counts
         weights = self.kernel.weights.astype(self._summed_in)
         skipping = not bool(self.kernel.active.all())
-        for sample in range(out.shape[2]):
-            x = block[..., sample].astype(self._summed_in)
+        kr = weights.shape[0]
+        band = max(1, CALL_PRODUCTS // (weights.size * out.shape[1]))
+        for (top, bottom), sample in product(pieces(out.shape[0], band), range(out.shape[2])):
+            x = block[top : bottom + kr - 1, :, sample].astype(self._summed_in)
             sums = self._skipping(x, weights) if skipping else self._multiplying(x, weights)
-            counts = counts.plus(cast.store(sums, out[..., sample]))
+            counts = counts.plus(cast.store(sums, out[top:bottom, :, sample]))
         return counts
 
     @staticmethod

@@ -87,6 +87,7 @@ class TiffSource(Source):
             dims=image.dims,
             chunk=self._chunk,
             chunk_planes=geometry.segment[0],
+            whole_chunks=geometry.tiled,
             compression=image.compression,
             table_bytes=image.memory_bytes + ceil_div(segments, 8),
         )

@@ -158,7 +158,8 @@ class LocalChunks:
         """The chunk at `coords`; None if it is absent. Raises `InputError`."""
         path = self._folder / self._key(self._file_of(coords))
         try:
-            handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            # A pipe in a chunk's place would keep a plain open waiting for ever.
+            handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except FileNotFoundError:
             return None
         except OSError as error:
