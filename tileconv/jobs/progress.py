@@ -30,6 +30,9 @@ class Listener:
     def started(self, plan: Plan) -> None:
         """The plan is made; the first tile comes next."""
 
+    def warned(self, text: str) -> None:
+        """Something may go wrong that need not."""
+
     def advanced(self, report: Report) -> None:
         """A tile is done."""
 
@@ -59,6 +62,10 @@ class PlainProgress(Listener):
         """Say what begins."""
         self._say(heading(plan))
         self._last = time.monotonic()
+
+    def warned(self, text: str) -> None:
+        """Say it."""
+        self._say(f"tileconv: warning: {text}")
 
     def advanced(self, report: Report) -> None:
         """Say how far it is, if it is time to."""

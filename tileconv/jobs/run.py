@@ -83,7 +83,7 @@ def execute(
         Whether an output that is there is replaced.
     listener : Listener
     """
-    check_disk(plan, output)
+    check_disk(plan, output, listener)
     cache = source.cache or ChunkCache(0)
     cache.capacity_bytes = plan.cache_bytes
     report = Report(plan, str(output))
@@ -183,20 +183,26 @@ def plan_within(work: Work, limits: Run) -> Plan:
     )
 
 
-def check_disk(plan: Plan, output: Path) -> None:
-    """Refuse to start what cannot end: an output of known size that the disk has no room for.
+def check_disk(plan: Plan, output: Path, listener: Listener) -> None:
+    """Refuse to start what cannot end, and say what may not: the disk has too little room.
 
     Raises
     ------
     StorageError
+        The output's size is known, because it is not compressed, and larger than what is free.
     """
-    layout = plan.work.layout
-    free = free_bytes(output)
-    if layout.compression == "none" and layout.max_bytes > free:
+    layout, free = plan.work.layout, free_bytes(output)
+    if layout.max_bytes <= free:
+        return
+    if layout.compression == "none":
         raise StorageError(
             f"output {output} needs {layout.max_bytes} bytes, the disk has {free} free; "
             "free some, choose another folder, or compress the output"
         )
+    listener.warned(
+        f"output {output} takes at most {layout.max_bytes} bytes, the disk has {free} free; "
+        "it may not fit"
+    )
 
 
 def warm_up(work: Work) -> None:
