@@ -13,9 +13,9 @@ import tifffile
 
 from tileconv.core.grid import Region
 from tileconv.errors import ConfigError, InputError
-from tileconv.stores import tiff_pages
 from tileconv.stores.absent import Missing
 from tileconv.stores.chunk_cache import ChunkCache
+from tileconv.stores.tiff import pages as tiff_pages
 from tileconv.stores.tiff.reader import TiffSource
 
 DATA = next(

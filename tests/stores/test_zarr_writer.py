@@ -19,7 +19,7 @@ from tileconv import __version__
 from tileconv.core.grid import Region, TileGrid
 from tileconv.core.raster import Raster
 from tileconv.errors import ConfigError, StorageError
-from tileconv.stores import zarr_writer
+from tileconv.stores.zarr import writer as zarr_writer
 from tileconv.stores.zarr.layout import SHARD_BYTES_MAX, array_metadata, zarr_layout
 from tileconv.stores.zarr.reader import ZarrSource
 from tileconv.stores.zarr.writer import ZarrSink

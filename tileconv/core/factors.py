@@ -80,7 +80,7 @@ def _whole_factors(weights: np.ndarray) -> Factors | None:
     w = weights.astype(np.int64)  # uint64 wraps, as its sums do.
     occupied = np.flatnonzero(w.any(axis=1))
     first = w[occupied[0]] if occupied.size else w[0]
-    row = first // max(int(np.gcd.reduce(first)), 1)
+    row = first // max(math.gcd(*first.tolist()), 1)
     at = int(np.argmax(row != 0))
     column = w[:, at] // (int(row[at]) or 1)
     if not np.array_equal(np.outer(column, row), w):

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Self
 
 from tileconv.core.grid import Region, Shape, ceil_div
@@ -67,25 +68,33 @@ class Memory:
         }
         moving = sum(parts.values()) - baseline_bytes
         parts["slack of the allocator"] = SLACK_BYTES + moving // SLACK_PART
+        # Before the first tile there is the compiler, and nothing else yet.
+        starting = COMPILING_MIB * MIB + source.reader_bytes + source.table_bytes
+        parts["compiling"] = max(0, starting - sum(parts.values()))
         return cls(parts)
 
     def with_cache(self, cache_bytes: int) -> Self:
         """The same with a cache of this size."""
-        return replace(self, parts={**self.parts, "cache of decoded chunks": cache_bytes})
+        added = cache_bytes - self.parts["cache of decoded chunks"]
+        parts = {**self.parts, "cache of decoded chunks": cache_bytes}
+        # It is in memory when the compiler no longer is.
+        parts["compiling"] = max(0, parts["compiling"] - added)
+        return replace(self, parts=parts)
 
 
 SLACK_BYTES = 12 * MIB
 SLACK_PART = 16
 """What the C allocator keeps beyond what is asked of it: 12 MiB and a sixteenth."""
 
-BASE_MIB = 190
-FFT_MIB = 8
+BASE_MIB = 130
+FFT_MIB = 10
 SCIPY_SIGNAL_MIB = 80
-"""What a process takes before its first tile, MiB; the additions for what some jobs need.
+COMPILING_MIB = 250
+"""What a process takes besides its tiles, MiB: after it has settled, and before.
 
-Measured as the peak of processes whose rasters are 64 x 64, with an empty cache of compiled
-code, the largest value on Python 3.11 and 3.13, x86-64, 2026-11, rounded up: 181 for direct
-and separable, 187 for fft.
+Measured as what was resident once processes had settled, 98 to 119, and as their peak before,
+161 to 221, with rasters of 64 x 64, with and without a cache of compiled code; Python 3.11 and
+3.13, x86-64, 2026-11. Rounded up, for a system that caches more of LLVM's 170 MiB.
 """
 
 
@@ -99,16 +108,38 @@ def baseline_bytes(work: Work) -> int:
     return libraries * MIB
 
 
-def return_freed_memory() -> None:
-    """Have the C library give freed blocks of 128 KiB and more back to the system at once.
+def settle() -> None:
+    """Give back what starting up took: called once everything is compiled, before the tiles.
 
-    glibc raises that threshold each time such a block is freed, up to 32 MiB, and from then
-    on keeps what lies below it: chunks, encoded tiles and batches leave holes that count as
-    resident. Measured on a cap of 512 MiB: 355 to 380 MiB without, 345 with, every time.
+    Two things, of glibc and Linux; elsewhere nothing happens. Freed blocks of 1 MiB and more
+    go back to the system at once from here on: glibc would raise that threshold with each one
+    that is freed, up to 32 MiB, and keep what lies below it. And the compiler's pages are let
+    go: 70 to 110 MiB of them lie in memory after it has run, how many depends on how the
+    system has cached its file, and none is needed again; one that is comes back by itself.
     """
-    with contextlib.suppress(AttributeError, OSError):  # another C library has its own ways
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 128 << 10)
+    with contextlib.suppress(AttributeError, OSError):
+        library = ctypes.CDLL(None)
+        library.mallopt(_M_MMAP_THRESHOLD, 1 << 20)
+        for start, length in _compiler_pages():
+            library.madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), _MADV_DONTNEED)
+
+
+def _compiler_pages() -> list[tuple[int, int]]:
+    """Address and length of each mapping of LLVM's file that is as the file is, unwritten."""
+    found = []
+    name, start, stop, flags = "", 0, 0, ""
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        fields = line.split()
+        if not fields[0].endswith(":"):
+            addresses, flags, name = fields[0], fields[1], fields[-1]
+            start, stop = (int(part, 16) for part in addresses.split("-"))
+        elif fields[0] == "Anonymous:" and "llvmlite" in name:
+            unwritten = fields[1] == "0" and "w" not in flags
+            # A page that was written to, even by the linker, would lose what was written.
+            found += [(start, stop - start)] if unwritten else []
+    return found
 
 
 _M_MMAP_THRESHOLD = -3
-"""Of glibc's malloc.h."""
+_MADV_DONTNEED = 4
+"""Of glibc's malloc.h and Linux's mman.h."""

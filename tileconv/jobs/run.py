@@ -16,7 +16,7 @@ from tileconv.jobs.limits import (
     resident_bytes,
     usable_cores,
 )
-from tileconv.jobs.memory import baseline_bytes, return_freed_memory
+from tileconv.jobs.memory import baseline_bytes, settle
 from tileconv.jobs.plan import Plan, make_plan
 from tileconv.jobs.progress import Listener
 from tileconv.jobs.report import Report
@@ -88,9 +88,9 @@ def execute(
     cache.capacity_bytes = plan.cache_bytes
     report = Report(plan, str(output))
     listener.started(plan)
-    return_freed_memory()
     with stage(output, overwrite=overwrite) as staging:
         warm_up(plan.work)
+        settle()
         sink = open_sink(plan.work.layout, staging.result)
         try:
             task = TileTask(plan.work, source, sink)
