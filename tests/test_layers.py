@@ -31,7 +31,7 @@ def part(module: str) -> str:
     """The part of the house a module is in: ``tileconv.core.grid`` -> ``core``."""
     pieces = module.split(".")
     name = pieces[1] if len(pieces) > 1 else "__init__"
-    return "lazy" if name.startswith("lazy") else name
+    return name.removesuffix("_options")
 
 
 def imports(path: Path):

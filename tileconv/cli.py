@@ -9,149 +9,30 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from tileconv import __version__, stopping
+from tileconv.cli_options import (
+    KEYS,
+    convolution_options,
+    debug_option,
+    dtype_options,
+    input_options,
+    json_option,
+    place_options,
+    quiet_option,
+    run_options,
+    storage_options,
+)
 from tileconv.errors import ConfigError, StorageError, TileconvError
 from tileconv.stopping import Stopped
 
 if TYPE_CHECKING:
     from tileconv.jobs.config import Job
-
-Command = Callable[..., None]
-
-# Option names of `convolve`, and the table and key of a config each stands for.
-_KEYS = {
-    "level": ("input", "level"),
-    "axes": ("input", "axes"),
-    "missing": ("input", "missing"),
-    "operation": ("convolution", "operation"),
-    "origin": ("convolution", "origin"),
-    "boundary": ("convolution", "boundary"),
-    "fill_value": ("convolution", "fill_value"),
-    "mode": ("convolution", "mode"),
-    "method": ("convolution", "method"),
-    "dtype": ("output", "dtype"),
-    "overflow": ("output", "overflow"),
-    "nan_fill": ("output", "nan_fill"),
-    "compression": ("output", "compression"),
-    "compression_level": ("output", "compression_level"),
-    "tile": ("output", "tile"),
-    "overwrite": ("output", "overwrite"),
-    "memory": ("run", "memory"),
-    "workers": ("run", "workers"),
-}
-
-
-def _stack(options: Iterable[Callable[[Command], Command]]) -> Callable[[Command], Command]:
-    """One decorator of many, in the order in which help shows them."""
-
-    def decorate(command: Command) -> Command:
-        for option in reversed(list(options)):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-def _origin(_: click.Context, __: click.Parameter, value: str | None) -> list[int] | None:
-    if value is None:
-        return None
-    try:
-        y, x = (int(part) for part in value.split(","))
-    except ValueError:
-        raise click.BadParameter(f"{value!r} is not Y,X, two integers like 0,-1") from None
-    return [y, x]
-
-
-_place_options = _stack(
-    [
-        click.option("--level", type=int, help="Level of a pyramid, 0 the largest.  [0]"),
-        click.option("--axes", help="Names of the input's axes, like yxs, where it has none."),
-    ]
-)
-_input_options = _stack(
-    [
-        _place_options,
-        click.option(
-            "--missing",
-            type=click.Choice(["warn", "fill", "error"]),
-            help="Chunks the format allows to be absent: fill and say so, fill, refuse.  [warn]",
-        ),
-    ]
-)
-_convolution_options = _stack(
-    [
-        click.option(
-            "--kernel",
-            metavar="SPEC",
-            help="gaussian:sigma=2, gaussian_laplace:sigma=2, box:size=7, sobel:axis=x, "
-            "prewitt:axis=y, laplace, identity, or a file: psf.npy, weights.csv, psf.tif.",
-        ),
-        click.option(
-            "--operation",
-            type=click.Choice(["convolve", "correlate"]),
-            help="Convolution flips the kernel.  [convolve]",
-        ),
-        click.option(
-            "--origin", metavar="Y,X", callback=_origin, help="Moves the kernel's centre.  [0,0]"
-        ),
-        click.option(
-            "--boundary",
-            metavar="RULE",
-            help="Pixels outside the raster: fill, wrap, symm, nearest, mirror.  [symm]",
-        ),
-        click.option("--fill-value", type=float, help="Their value under fill.  [0]"),
-        click.option(
-            "--mode", type=click.Choice(["full", "same", "valid"]), help="Output size.  [same]"
-        ),
-        click.option(
-            "--method",
-            type=click.Choice(["auto", "reference", "direct", "separable", "fft"]),
-            help="How the kernel is applied.  [auto]",
-        ),
-    ]
-)
-_dtype_options = _stack(
-    [
-        click.option("--dtype", help="Output dtype, or input.  [what sums are formed in]"),
-        click.option(
-            "--overflow",
-            type=click.Choice(["saturate", "error"]),
-            help="Values that do not fit an integer dtype.  [saturate]",
-        ),
-        click.option("--nan-fill", type=float, help="What NaN becomes in an integer dtype."),
-    ]
-)
-_storage_options = _stack(
-    [
-        click.option(
-            "--compression",
-            metavar="CODEC",
-            help="none, deflate, zstd; lzw for TIFF.  [deflate for TIFF, zstd for Zarr]",
-        ),
-        click.option("--compression-level", type=int, help="[deflate 6; zstd 1, in TIFF 3]"),
-        click.option("--tile", type=int, help="Side of a TIFF tile or Zarr chunk, pixels.  [512]"),
-    ]
-)
-_run_options = _stack(
-    [
-        click.option("--overwrite", is_flag=True, default=None, help="Replace the output."),
-        click.option(
-            "--memory",
-            metavar="SIZE",
-            help="Most memory of this process, like 512MiB.  [a quarter of what it may use]",
-        ),
-        click.option("--workers", type=int, help="Threads.  [the cores it may use]"),
-    ]
-)
-_debug_option = click.option("--debug", is_flag=True, help="A traceback when it fails.")
-_json_option = click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
-_quiet_option = click.option("--quiet", is_flag=True, help="No progress.")
 
 
 @click.group(
@@ -177,14 +58,14 @@ def cli() -> None:
 @cli.command(short_help="Convolve INPUT into OUTPUT.")
 @click.argument("input", metavar="INPUT")
 @click.argument("output", metavar="OUTPUT")
-@_convolution_options
-@_input_options
-@_dtype_options
-@_storage_options
-@_run_options
-@_json_option
-@_quiet_option
-@_debug_option
+@convolution_options
+@input_options
+@dtype_options
+@storage_options
+@run_options
+@json_option
+@quiet_option
+@debug_option
 def convolve(input: str, output: str, **options: Any) -> None:  # noqa: A002 - the argument's name
     """Convolve INPUT, a TIFF, Zarr or .npy, into OUTPUT, a .tif or .zarr.
 
@@ -197,10 +78,10 @@ def convolve(input: str, output: str, **options: Any) -> None:  # noqa: A002 - t
 
 @cli.command(short_help="Run jobs from TOML files.")
 @click.argument("configs", metavar="CONFIG...", nargs=-1, required=True)
-@_run_options
-@_json_option
-@_quiet_option
-@_debug_option
+@run_options
+@json_option
+@quiet_option
+@debug_option
 def run(configs: tuple[str, ...], **options: Any) -> None:
     """Run the job of each CONFIG, one after another; options given here win over it."""
     jobs = [_job_of_config(config, options) for config in configs]
@@ -214,13 +95,13 @@ def run(configs: tuple[str, ...], **options: Any) -> None:
 
 @cli.command(short_help="Say what a job would do, and what it would take.")
 @click.argument("arguments", metavar="INPUT OUTPUT | CONFIG...", nargs=-1, required=True)
-@_convolution_options
-@_input_options
-@_dtype_options
-@_storage_options
-@_run_options
-@_json_option
-@_debug_option
+@convolution_options
+@input_options
+@dtype_options
+@storage_options
+@run_options
+@json_option
+@debug_option
 def plan(arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:  # noqa: FBT001
     """Plan a job, given as to `convolve` or to `run`: tiles, method, memory, reads, disk.
 
@@ -252,9 +133,9 @@ def plan(arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:  # 
 
 @cli.command(short_help="Say what is in a raster.")
 @click.argument("path")
-@_place_options
-@_json_option
-@_debug_option
+@place_options
+@json_option
+@debug_option
 def info(path: str, as_json: bool, **options: Any) -> None:  # noqa: FBT001
     """Say what is in the raster at PATH: shape, axes, dtype, chunks, compression."""
     from tileconv.jobs.describe import raster_dict, raster_table
@@ -285,11 +166,11 @@ def info(path: str, as_json: bool, **options: Any) -> None:  # noqa: FBT001
 @click.option("--shape", default="16384x16384", show_default=True, help="Rows x columns [x 3].")
 @click.option("--dtype", default="uint8", show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
-@_storage_options
-@_run_options
-@_json_option
-@_quiet_option
-@_debug_option
+@storage_options
+@run_options
+@json_option
+@quiet_option
+@debug_option
 def sample(path: str, pattern: str, shape: str, dtype: str, seed: int, **options: Any) -> None:
     """Make up a raster and write it to PATH, a .tif or .zarr.
 
@@ -311,14 +192,15 @@ def _with_options(
     tables: dict[str, dict[str, object]], options: dict[str, Any]
 ) -> dict[str, dict[str, object]]:
     """Tables of a job with the options that were given laid over them."""
-    for name, (table, key) in _KEYS.items():
+    for name, (table, key) in KEYS.items():
         if options.get(name) is not None:
             tables[table] = {**tables.get(table, {}), key: options[name]}
     return tables
 
 
 def _job_of_options(source: str, output: str, options: dict[str, Any]) -> Job:
-    from tileconv.jobs.config import Job, parse_kernel
+    from tileconv.jobs.config import Job
+    from tileconv.jobs.spelling import parse_kernel
 
     if options["kernel"] is None:
         raise click.UsageError("--kernel is missing; give one like gaussian:sigma=2 or psf.npy")
@@ -333,7 +215,7 @@ def _job_of_options(source: str, output: str, options: dict[str, Any]) -> Job:
 def _job_of_config(config: str, options: dict[str, Any]) -> Job:
     from tileconv.jobs.config import Job
 
-    given = {name for name in ("kernel", *_KEYS) if options.get(name) is not None}
+    given = {name for name in ("kernel", *KEYS) if options.get(name) is not None}
     if given - {"overwrite", "memory", "workers"}:
         stray = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(given))
         raise click.UsageError(f"{stray}: write it into the config {config} instead")

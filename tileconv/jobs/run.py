@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from tileconv.errors import ConfigError, InputError, StorageError
-from tileconv.jobs.config import Job, Run, as_job, parse_size
+from tileconv.jobs.config import Job, Run, as_job
 from tileconv.jobs.executors import local_executor, run_bounded
 from tileconv.jobs.limits import (
     default_memory_cap,
@@ -20,6 +20,7 @@ from tileconv.jobs.memory import baseline_bytes, settle
 from tileconv.jobs.plan import Plan, make_plan
 from tileconv.jobs.progress import Listener
 from tileconv.jobs.report import Report
+from tileconv.jobs.spelling import parse_size
 from tileconv.jobs.staging import check_output, stage
 from tileconv.jobs.tile_task import TileTask
 from tileconv.jobs.work import Work, resolve
