@@ -178,6 +178,30 @@ def test_pixels_at_the_end_of_the_range_stay_where_they_are(method: str, dtype: 
     assert np.abs(got - oracle(block, kernel)).max() <= bound
 
 
+@pytest.mark.parametrize("method", ["direct", "separable", "fft"])
+@pytest.mark.parametrize(
+    ("dtype", "nodata"),
+    [("float32", -3.4e38), ("float32", 1e20), ("float64", 1e200), ("complex64", 9.96921e36)],
+)
+def test_pixels_out_of_reach_of_missing_data_are_as_if_there_were_none(
+    method: str, dtype: str, nodata: float
+) -> None:
+    weights = np.outer(np.hanning(21)[1:-1], np.hanning(12)[1:-1])
+    kernel = Kernel(weights / weights.sum() * 0.99, (0, 0))
+    clean = pixels_of((300, 260, 1), dtype)
+    block = clean.copy()
+    block[:60, 100:] = nodata
+    block[200, 30] = -nodata
+    engine = build_engine(method, kernel, np.dtype(dtype))
+    got, want = applied(engine, block), oracle(clean, kernel)
+    out_of_reach = oracle((block != clean).astype("f8"), kernel) == 0
+    assert 0.3 < out_of_reach.mean() < 0.9
+    bound = error_bound(kernel.gain, float(np.abs(clean).max()), np.dtype(dtype))
+    assert np.abs(got - want)[out_of_reach].max() <= bound
+    whole = error_bound(kernel.gain, abs(nodata), np.dtype(dtype))
+    assert np.abs(got - oracle(block, kernel)).max() <= whole
+
+
 @pytest.mark.parametrize("size", [3, 8, 31, 64, 127])
 @pytest.mark.parametrize("method", METHODS)
 def test_bound_under_a_large_offset(method: str, size: int) -> None:

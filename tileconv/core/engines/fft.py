@@ -15,6 +15,10 @@ from tileconv.core.kernels import Kernel
 from tileconv.core.overlap_save import plan_cells
 from tileconv.core.pixels import Cast, CastCounts
 
+USUAL = {4: 1e15, 8: 1e150}
+"""Largest magnitude that is taken for a measurement, by bytes of the real dtype: what lies
+above stands for something else, like the 1e20, 9.97e36 and 3.4e38 of missing data."""
+
 
 class FftEngine:
     """Multiplies the spectra of windows by the kernel's, which is computed once.
@@ -41,6 +45,9 @@ class FftEngine:
         # Above this, sums inside a transform might leave the range of the dtype.
         terms = math.prod(self._cells.size) * max(kernel.gain, 1.0)
         self._largest = float(np.finfo(accumulator).max) / 8 / terms
+        self._usual = min(
+            self._largest, USUAL[accumulator.itemsize // (1 + (accumulator.kind == "c"))]
+        )
         self._spectrum = self._kernel_spectrum()
 
     def __reduce__(self) -> tuple[type[FftEngine], tuple[Kernel, np.dtype]]:
@@ -76,6 +83,9 @@ class FftEngine:
         total += cast_bytes(cell, self._cells.step[1], self.accumulator, out)
         if block.kind in "fc":
             total += pixels + self._reach.workspace_bytes(self._cells.step, 1)
+            # Huge pixels set apart: where they are, they alone, their spectrum and sums.
+            total += pixels * (1 + 4 * self.accumulator.itemsize) + 2 * self._spectrum.nbytes
+            total += self._reach.workspace_bytes(self._cells.size, 1)
         return total + SLACK_BYTES
 
     def apply(self, block: np.ndarray, out: np.ndarray, cast: Cast) -> CastCounts:
@@ -101,19 +111,35 @@ class FftEngine:
         if not finite:
             window[~np.isfinite(window)] = 0
             peak = _peak(window)
-        exponent = math.frexp(peak / self._largest)[1] if peak > self._largest else 0
-        if exponent:
-            # A power of two: no bit is lost, and the same everywhere in the cell.
-            np.multiply(window, 2.0**-exponent, out=window)
+        far = self._set_apart(window, peak, shape) if peak > self._usual else None
         sums = self._transformed(window)[: shape[0], : shape[1]]
-        if exponent:
+        if far is not None:
             with np.errstate(over="ignore", invalid="ignore"):
-                sums = sums * sums.dtype.type(2.0**exponent)
+                np.add(sums, far[0], out=sums, where=far[1])
         if not finite:
             sums = np.ascontiguousarray(sums)
             original = source.astype(self.accumulator, copy=False)
             self._reach.put_back(original[..., None], sums[..., None])
         return sums
+
+    def _set_apart(
+        self, window: np.ndarray, peak: float, shape: tuple[int, ...]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Take huge pixels out of `window`; their own sums, and the outputs that they reach.
+
+        A transform spreads the rounding of its largest pixel over the whole cell: -3.4e38 for
+        "no data" would drown every pixel within a thousand of it, not only those in reach.
+        """
+        huge = np.abs(window) > self._usual
+        alone = np.where(huge, window, window.dtype.type(0))
+        window[huge] = 0
+        # A power of two: no bit is lost, and the same everywhere in the cell.
+        exponent = math.frexp(peak / self._largest)[1] if peak > self._largest else 0
+        alone *= alone.dtype.type(2.0**-exponent)
+        sums = self._transformed(alone)[: shape[0], : shape[1]]
+        with np.errstate(over="ignore", invalid="ignore"):
+            sums = sums * sums.dtype.type(2.0**exponent)
+        return sums, self._reach.touched(huge[..., None], (*shape, 1))[..., 0]
 
     def _transformed(self, window: np.ndarray) -> np.ndarray:
         """The circular correlation of a window with the kernel."""

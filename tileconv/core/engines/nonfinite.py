@@ -133,6 +133,14 @@ class Reach:
             return values * (self.accumulator.itemsize + 24)
         return values * (3 * self.accumulator.itemsize + 4)
 
+    def touched(self, marked: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """Outputs of `shape` with a marked pixel under an active weight; see `reached`.
+
+        Columns and rows beyond the window of `shape` are not looked at.
+        """
+        kr, kc = self.kernel.shape
+        return reached(marked[: shape[0] + kr - 1, : shape[1] + kc - 1], self._active, shape)
+
     def put_back(self, window: np.ndarray, out: np.ndarray) -> None:
         """Give the outputs that non-finite pixels reach the value of direct arithmetic.
 
