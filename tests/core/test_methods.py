@@ -13,7 +13,7 @@ from scipy import fft
 
 from tileconv.core.factors import TRUNCATION, factorise
 from tileconv.core.kernels import Kernel, named_weights
-from tileconv.core.methods import Analysis, Choice, Method, analyse, choose
+from tileconv.core.methods import Choice, Method, choose
 from tileconv.core.overlap_save import STEPS, fast_length, plan_cells
 from tileconv.errors import ConfigError, MethodError
 
@@ -47,7 +47,6 @@ def test_the_cheapest_method_is_chosen() -> None:
 def test_a_choice_is_pure_and_says_what_it_costs() -> None:
     first, second = best(gaussian(2.0)), best(gaussian(2.0))
     assert first == second
-    assert first.mpx_per_s == pytest.approx(1e3 / first.ns_per_pixel)
     assert best(dense(9)).ns_per_pixel > best(dense(3)).ns_per_pixel
 
 
@@ -93,15 +92,6 @@ def test_forced_methods() -> None:
 def test_no_method_serves() -> None:
     with pytest.raises(MethodError, match="reference"):
         best(Kernel(np.array([[1, 0]]), (0, 0)), sums=np.dtype(object))
-
-
-def test_analysis() -> None:
-    assert analyse(Kernel(np.outer([2, 4], [3, 9, 1]), (0, 0))) == Analysis(6, 1, whole=True)
-    assert analyse(gaussian(1.0)) == Analysis(81, 1, whole=False)
-    assert analyse(dense(5)).terms is None
-    skipping = Kernel(np.array([[1.0, 0, 1], [0, 0, 0]]), (0, 0), skip_zeros=True)
-    assert analyse(skipping).taps == 2
-    assert analyse(Kernel(np.array([[1j, 2]]), (0, 0))).terms == 1
 
 
 @settings(deadline=None, max_examples=60)

@@ -108,7 +108,7 @@ def test_an_array_of_fewer_than_two_axes_is_no_raster(shape, tmp_path):
     np.save(tmp_path / "a.npy", np.zeros(shape))
     with pytest.raises(InputError, match="two axes"):
         NpySource(tmp_path / "a.npy")
-    with pytest.raises(ConfigError, match="dims"):
+    with pytest.raises(ConfigError, match="axes"):
         NumpySource(np.zeros((3, 4)), dims="zyx")
 
 

@@ -348,7 +348,7 @@ def test_a_tiff_keeps_its_own_axes(tmp_path):
     path = _tiff_tiles(pixels((40, 37, 3)), "yxs", tmp_path)
     with open_source(path, dims="YXS") as source:
         assert source.raster.dims == ("y", "x", "s")
-    with pytest.raises(ConfigError, match="leave dims out"):
+    with pytest.raises(ConfigError, match="leave axes out"):
         open_source(path, dims="zyx")
 
 

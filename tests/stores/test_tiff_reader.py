@@ -724,3 +724,19 @@ def test_real_files(name, dims):
     assert raster.dims == dims
     with pytest.raises(ConfigError, match="no level 1"):
         TiffSource(DATA / name, level=1)
+
+
+def test_silencing_the_library_does_not_silence_the_check(tmp_path, monkeypatch):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.zeros((40, 50), np.uint8))
+    data = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as tif:
+        at = tif.pages[0].tags[262].offset
+    data[at + 2 : at + 4] = b"\xff\x00"  # A data type that there is not.
+    path.write_bytes(data)
+    logger = logging.getLogger("tifffile")
+    monkeypatch.setattr(logger, "disabled", True)
+    monkeypatch.setattr(logger, "level", logging.CRITICAL)
+    with pytest.raises(InputError):
+        TiffSource(path)
+    assert (logger.disabled, logger.level) == (True, logging.CRITICAL)

@@ -263,7 +263,7 @@ def test_axes_are_the_arrays_own_or_the_usual_ones(tmp_path, shape, names, expec
 @pytest.mark.parametrize("dims", ["yx", "xyz", "zxy", "yyx", ("y", "c", "x")])
 def test_dims_that_do_not_fit_are_the_users_mistake(tmp_path, dims):
     make(tmp_path / "a", np.zeros((4, 5, 6)))
-    with pytest.raises(ConfigError, match="dims"):
+    with pytest.raises(ConfigError, match="axes"):
         ZarrSource(tmp_path / "a", dims=dims)
 
 

@@ -38,35 +38,29 @@ class Boundary(StrEnum):
     MIRROR = "mirror"
 
 
-# Names that mean the same in every library; tileconv's own are the first of each row.
-_COMMON = {
-    **{rule.value: rule for rule in Boundary},
-    "constant": Boundary.FILL,
-    "grid-constant": Boundary.FILL,
-    "grid-wrap": Boundary.WRAP,
-    "grid-mirror": Boundary.SYMM,
+# Who calls which rule what: (j)obs, scipy.(s)ignal, scipy.(n)dimage. A name is absent from
+# jobs where another library means something else by it.
+_NAMES = {
+    "fill": (Boundary.FILL, "js"),
+    "pad": (Boundary.FILL, "s"),
+    "constant": (Boundary.FILL, "jn"),
+    "grid-constant": (Boundary.FILL, "jn"),
+    "wrap": (Boundary.WRAP, "jsn"),
+    "circular": (Boundary.WRAP, "s"),
+    "grid-wrap": (Boundary.WRAP, "jn"),
+    "symm": (Boundary.SYMM, "js"),
+    "symmetric": (Boundary.SYMM, "s"),
+    "reflect": (Boundary.SYMM, "n"),
+    "grid-mirror": (Boundary.SYMM, "jn"),
+    "nearest": (Boundary.NEAREST, "jsn"),
+    "mirror": (Boundary.MIRROR, "jsn"),
 }
-# Names that only one family understands: numpy's "reflect" is scipy.ndimage's "mirror".
-_SIGNAL = {
-    "fill": Boundary.FILL,
-    "pad": Boundary.FILL,
-    "wrap": Boundary.WRAP,
-    "circular": Boundary.WRAP,
-    "symm": Boundary.SYMM,
-    "symmetric": Boundary.SYMM,
-    "nearest": Boundary.NEAREST,
-    "mirror": Boundary.MIRROR,
-}
-_NDIMAGE = {
-    "reflect": Boundary.SYMM,
-    "grid-mirror": Boundary.SYMM,
-    "constant": Boundary.FILL,
-    "grid-constant": Boundary.FILL,
-    "nearest": Boundary.NEAREST,
-    "mirror": Boundary.MIRROR,
-    "wrap": Boundary.WRAP,
-    "grid-wrap": Boundary.WRAP,
-}
+
+
+def _rule(name: object, family: str) -> Boundary | None:
+    """The rule `family` calls `name`; None if it calls none so."""
+    rule, families = _NAMES.get(name, (None, "")) if isinstance(name, str) else (None, "")
+    return rule if family in families else None
 
 
 def boundary_named(name: str) -> Boundary:
@@ -85,30 +79,27 @@ def boundary_named(name: str) -> Boundary:
         )
     if name == "symmetric":
         raise ConfigError("boundary 'symmetric' is numpy's name; use 'symm'")
-    try:
-        return _COMMON[name]
-    except KeyError:
+    if (rule := _rule(name, "j")) is None:
         allowed = ", ".join(rule.value for rule in Boundary)
-        raise ConfigError(f"unknown boundary {name!r}; use one of {allowed}") from None
+        raise ConfigError(f"unknown boundary {name!r}; use one of {allowed}")
+    return rule
 
 
 def signal_boundary(name: str) -> Boundary:
     """The edge rule that scipy.signal calls `name`; ValueError in scipy's words otherwise."""
-    try:
-        return _SIGNAL[name]
-    except (KeyError, TypeError):
+    if (rule := _rule(name, "s")) is None:
         raise ValueError(
             "Acceptable boundary flags are 'fill', 'circular' (or 'wrap'), "
             "and 'symmetric' (or 'symm'); tileconv adds 'nearest' and 'mirror'."
-        ) from None
+        )
+    return rule
 
 
 def ndimage_boundary(name: str) -> Boundary:
     """The edge rule that scipy.ndimage calls `name`; RuntimeError in scipy's words otherwise."""
-    try:
-        return _NDIMAGE[name]
-    except (KeyError, TypeError):
-        raise RuntimeError("boundary mode not supported") from None
+    if (rule := _rule(name, "n")) is None:
+        raise RuntimeError("boundary mode not supported")
+    return rule
 
 
 OUTSIDE = -1

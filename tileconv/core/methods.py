@@ -68,50 +68,6 @@ class Choice:
     reason: str
     ns_per_pixel: float
 
-    @property
-    def mpx_per_s(self) -> float:
-        """Estimated rate of one core, 10**6 pixels a second."""
-        return 1e3 / self.ns_per_pixel
-
-
-@dataclass(frozen=True, slots=True)
-class Analysis:
-    """What of a kernel decides its cost.
-
-    Parameters
-    ----------
-    taps : int
-        Weights that are multiplied.
-    terms : int or None
-        Rank-one terms the kernel is the sum of; None for more than are worth it.
-    whole : bool
-        Whether these are whole numbers that make the weights exactly.
-    """
-
-    taps: int
-    terms: int | None
-    whole: bool
-
-
-def analyse(kernel: Kernel, accumulator: np.dtype | None = None) -> Analysis:
-    """Count a kernel's weights and rank-one terms, within the bound of `accumulator`.
-
-    Parameters
-    ----------
-    kernel : Kernel
-    accumulator : numpy.dtype or None
-        None for float64, or complex128 for complex weights.
-    """
-    dtype = accumulator
-    if dtype is None:
-        dtype = np.dtype(np.complex128 if kernel.weights.dtype.kind == "c" else np.float64)
-    factors = _factors(kernel, dtype)
-    return Analysis(
-        taps=int(np.count_nonzero(kernel.active)),
-        terms=factors.terms if factors else None,
-        whole=factors.whole if factors else False,
-    )
-
 
 def _factors(kernel: Kernel, accumulator: np.dtype) -> Factors | None:
     return factorise(kernel, accumulator) if accumulator in COMPILED else None

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-from tileconv.core.grid import Region, Shape, ceil_div
+from tileconv.core.grid import Region, Shape
 from tileconv.jobs.work import Work
 
 MIB = 1 << 20
@@ -48,15 +48,11 @@ class Memory:
         workspace = work.engine.workspace_bytes(
             computed.shape, source.samples, work.block_dtype, work.cast.dtype
         )
-        tiles = source.planes * ceil_div(work.output_shape[0], tile[0]) * ceil_div(
-            work.output_shape[1], tile[1]
-        )  # fmt: skip
         parts = {
             "interpreter and libraries": baseline_bytes,
             "libraries of the reader": source.reader_bytes,
             "offset tables of the input": source.table_bytes,
             "offset tables of the output": layout.table_bytes,
-            "record of finished tiles": ceil_div(tiles, 8),
             "kernel, prepared": work.engine.held_bytes,
             "cache of decoded chunks": cache_bytes,
             "extended blocks": workers * block.area * source.samples * work.block_dtype.itemsize,

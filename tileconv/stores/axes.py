@@ -48,7 +48,7 @@ def raster_dims(
         given = tuple(name.lower() for name in dims)
         if len(given) != len(shape) or not _has_yx(given):
             raise ConfigError(
-                f"dims {','.join(given)!r} do not fit an array of shape {shape}; give one name "
+                f"axes {','.join(given)!r} do not fit an array of shape {shape}; give one name "
                 "for each axis, with one y followed by one x"
             )
         return given

@@ -118,7 +118,7 @@ def _tiff_with_dims(source: Source, dims: str | Sequence[str] | None, path: Path
         own = ",".join(source.raster.dims)
         source.close()
         raise ConfigError(
-            f"dims {','.join(dims)!r} are not those of {path}, {own}; leave dims out for a TIFF"
+            f"axes {','.join(dims)!r} are not those of {path}, {own}; leave axes out for a TIFF"
         )
     return source
 

@@ -108,6 +108,10 @@ def log_is_error(path: Path) -> Iterator[None]:
     """What tifffile only logs as an error is raised; so is what it raises, in our words."""
     records = _Records()
     logger = logging.getLogger("tifffile")
+    # Whoever silenced the logger did not mean to silence this.
+    silenced, logger.disabled = logger.disabled, False
+    level = logger.level
+    logger.setLevel(min(logger.getEffectiveLevel(), logging.WARNING))
     logger.addHandler(records)
     try:
         yield
@@ -120,6 +124,8 @@ def log_is_error(path: Path) -> Iterator[None]:
         raise
     finally:
         logger.removeHandler(records)
+        logger.setLevel(level)
+        logger.disabled = silenced
     if records.errors:
         raise _damaged(path, *records.errors)
 
