@@ -79,9 +79,9 @@ def test_only_heavy_packages_and_doors_are_imported_late(path):
 
 def _is_heavy(path: Path) -> bool:
     """Whether a module, or one it imports, needs a package that is slow to import."""
-    seen, todo = set(), [path]
-    while todo:
-        current = todo.pop()
+    seen, waiting = set(), [path]
+    while waiting:
+        current = waiting.pop()
         if current in seen or not current.exists():
             continue
         seen.add(current)
@@ -89,7 +89,7 @@ def _is_heavy(path: Path) -> bool:
             if module.split(".")[0] in LATE:
                 return True
             if module.startswith("tileconv"):
-                todo.append(PACKAGE.parent / Path(*module.split(".")).with_suffix(".py"))
+                waiting.append(PACKAGE.parent / Path(*module.split(".")).with_suffix(".py"))
     return False
 
 
