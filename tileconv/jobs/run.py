@@ -106,6 +106,10 @@ def execute(
         staging.commit()
     report.decoded_bytes = cache.load_bytes
     report.absent_chunks, report.absent_first = source.absent.count, source.absent.first
+    # A config's folder leaves detours in the name: configs/../out.
+    tidy = Path(os.path.normpath(output))
+    if tidy.exists() and tidy.samefile(output):
+        report.output = str(tidy)
     report.close()
     listener.finished(report)
     return report
