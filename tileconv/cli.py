@@ -71,9 +71,7 @@ def convolve(input: str, output: str, **options: Any) -> None:  # noqa: A002 - t
 
     Defaults are in brackets.
     """
-    report = _run_job(_job_of_options(input, output, options), options)
-    if options["as_json"]:
-        _print_json(report)
+    _run_jobs([("", _job_of_options(input, output, options))], options)
 
 
 @cli.command(short_help="Run jobs from TOML files.")
@@ -84,13 +82,7 @@ def convolve(input: str, output: str, **options: Any) -> None:  # noqa: A002 - t
 @debug_option
 def run(configs: tuple[str, ...], **options: Any) -> None:
     """Run the job of each CONFIG, one after another; options given here win over it."""
-    jobs = [_job_of_config(config, options) for config in configs]
-    reports = []
-    for config, job in zip(configs, jobs, strict=True):
-        with _naming(config):
-            reports.append(_run_job(job, options))
-    if options["as_json"]:
-        _print_json(reports[0] if len(reports) == 1 else reports)
+    _run_jobs([(config, _job_of_config(config, options)) for config in configs], options)
 
 
 @cli.command(short_help="Say what a job would do, and what it would take.")
@@ -112,23 +104,23 @@ def plan(arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:  # 
     from tileconv.stores.disk import free_bytes
 
     if all(argument.endswith(".toml") for argument in arguments):
-        jobs = [_job_of_config(config, options) for config in arguments]
+        jobs = [(config, _job_of_config(config, options)) for config in arguments]
     elif len(arguments) == 2:
-        jobs = [_job_of_options(*arguments, options)]
+        jobs = [("", _job_of_options(*arguments, options))]
     else:
         raise click.UsageError(
             f"plan takes INPUT OUTPUT, or configs ending in .toml; got {' '.join(arguments)}"
         )
-    dicts = []
-    for argument, job in zip(arguments, jobs, strict=False):
-        with _naming(argument) if len(jobs) == len(arguments) else contextlib.nullcontext():
+    plans = []
+    for config, job in jobs:
+        with _naming(config):
             made = make_plan(job)
         free = free_bytes(job.output_path)
-        dicts.append(plan_dict(made) | {"free_disk_bytes": free})
+        plans.append(plan_dict(made) | {"free_disk_bytes": free})
         if not as_json:
             _print(plan_table(made, free))
     if as_json:
-        _print_json(dicts[0] if len(dicts) == 1 else dicts)
+        _print_json(plans)
 
 
 @cli.command(short_help="Say what is in a raster.")
@@ -148,7 +140,7 @@ def info(path: str, as_json: bool, **options: Any) -> None:  # noqa: FBT001
     ) as source:
         raster = source.raster
         if as_json:
-            _print_json({"path": path, **raster_dict(raster)})
+            _print_json([{"path": path, **raster_dict(raster)}])
         else:
             for name, text in [("path", path), *raster_table(raster)]:
                 _print(f"{name:<12} {text}")
@@ -183,9 +175,7 @@ def sample(path: str, pattern: str, shape: str, dtype: str, seed: int, **options
         "kernel": {"name": "identity"},
         "output": {"path": path, "dtype": "input"},
     }
-    report = _run_job(Job.of(_with_options(tables, options)), options)
-    if options["as_json"]:
-        _print_json(report)
+    _run_jobs([("", Job.of(_with_options(tables, options)))], options)
 
 
 def _with_options(
@@ -222,8 +212,8 @@ def _job_of_config(config: str, options: dict[str, Any]) -> Job:
     return Job.load(config, overrides=_with_options({}, options))
 
 
-def _run_job(job: Job, options: dict[str, Any]) -> dict[str, object]:
-    """Run a job and return its report in plain values."""
+def _run_jobs(jobs: list[tuple[str, Job]], options: dict[str, Any]) -> None:
+    """Run jobs one after another, each with the config it came from, or ""."""
     from tileconv.jobs.progress import BarProgress, Listener, PlainProgress
     from tileconv.jobs.run import run as run_job
 
@@ -231,15 +221,20 @@ def _run_job(job: Job, options: dict[str, Any]) -> dict[str, object]:
     if not options["quiet"]:
         told = BarProgress() if sys.stderr.isatty() else PlainProgress()
     told.each_tile = stopping.check
+    reports = []
     try:
-        return run_job(job, listener=told).as_dict()
+        for config, job in jobs:
+            with _naming(config):
+                reports.append(run_job(job, listener=told).as_dict())
     finally:
         told.stop()
+    if options["as_json"]:
+        _print_json(reports)
 
 
 @contextlib.contextmanager
 def _naming(config: str) -> Iterator[None]:
-    """Errors of a config's job say which config it was."""
+    """Errors of a config's job say which config it was; ``""`` for a job that has none."""
     try:
         yield
     except ConfigError as error:
@@ -248,8 +243,9 @@ def _naming(config: str) -> Iterator[None]:
         raise ConfigError(f"{config}: {error}") from error
 
 
-def _print_json(value: object) -> None:
-    _print(json.dumps(value, indent=2))
+def _print_json(values: list[dict[str, object]]) -> None:
+    """One document: the value, or the list where there are several."""
+    _print(json.dumps(values[0] if len(values) == 1 else values, indent=2))
 
 
 def _print(text: str) -> None:

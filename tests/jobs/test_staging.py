@@ -1,5 +1,6 @@
 """The final name: taken in one step, never over something, never left half done."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import sys
 import pytest
 
 from tileconv.errors import ConfigError, LockedError, OutputExistsError, StorageError
+from tileconv.jobs import staging as staging_module
 from tileconv.jobs.staging import check_output, stage
 
 
@@ -113,3 +115,39 @@ def test_a_folder_that_may_not_be_written_is_refused(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(StorageError, match="permission"):
         check_output(tmp_path / "out.tif", None, overwrite=False)
+
+
+@pytest.fixture
+def no_exchange(monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOSYS, "not here")
+
+    monkeypatch.setattr(staging_module, "_renameat2", refuse)
+
+
+@pytest.mark.parametrize("old_folder", [True, False])
+def test_overwriting_where_names_cannot_be_exchanged(tmp_path, no_exchange, old_folder):
+    output = tmp_path / "out"
+    write(output, "old", folder=old_folder)
+    with stage(output, overwrite=True) as staging:
+        write(staging.result, "new", folder=True)
+        staging.commit()
+    assert read(output) == "new"
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_a_failed_second_step_gives_the_old_output_its_name_back(tmp_path, no_exchange):
+    output = tmp_path / "out"
+    write(output, "old", folder=True)
+    with stage(output, overwrite=True) as staging, pytest.raises(StorageError):
+        staging.commit()  # There is no result to move.
+    assert read(output) == "old"
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_a_kill_between_the_two_steps_is_repaired_by_the_next_run(tmp_path):
+    output = tmp_path / "out"
+    write(staging_module._aside(output), "old", folder=True)
+    with stage(output, overwrite=True):
+        assert read(output) == "old"
+    assert os.listdir(tmp_path) == ["out"]

@@ -33,10 +33,8 @@ class Memory:
         return sum(self.parts.values())
 
     @classmethod
-    def of(
-        cls, work: Work, tile: Shape, *, workers: int, cache_bytes: int, baseline_bytes: int
-    ) -> Self:
-        """The peak of a run with tiles of this shape."""
+    def of(cls, work: Work, tile: Shape, *, workers: int, baseline_bytes: int) -> Self:
+        """The peak of a run with tiles of this shape and without a cache."""
         source, layout = work.source, work.layout
         # The largest piece: a tile in the middle, pushed off the engine's lattice.
         lattice = work.engine.lattice
@@ -54,7 +52,7 @@ class Memory:
             "offset tables of the input": source.table_bytes,
             "offset tables of the output": layout.table_bytes,
             "kernel, prepared": work.engine.held_bytes,
-            "cache of decoded chunks": cache_bytes,
+            "cache of decoded chunks": 0,
             "extended blocks": workers * block.area * source.samples * work.block_dtype.itemsize,
             # A chunk as it is stored, and as it comes out of the codec.
             "chunks being decoded": workers * 2 * source.chunk_bytes,
@@ -71,11 +69,10 @@ class Memory:
 
     def with_cache(self, cache_bytes: int) -> Self:
         """The same with a cache of this size."""
-        added = cache_bytes - self.parts["cache of decoded chunks"]
-        parts = {**self.parts, "cache of decoded chunks": cache_bytes}
         # It is in memory when the compiler no longer is.
-        parts["compiling"] = max(0, parts["compiling"] - added)
-        return replace(self, parts=parts)
+        compiling = max(0, self.parts["compiling"] - cache_bytes)
+        changed = {"cache of decoded chunks": cache_bytes, "compiling": compiling}
+        return replace(self, parts={**self.parts, **changed})
 
 
 SLACK_BYTES = 12 * MIB
@@ -95,7 +92,7 @@ Measured as what was resident once processes had settled, 98 to 119, and as thei
 
 
 def baseline_bytes(work: Work) -> int:
-    """What the interpreter and the libraries of a job take, compiling included."""
+    """What the interpreter and the libraries of a job take once it has settled."""
     libraries = BASE_MIB
     if work.choice.method == "fft":
         libraries += FFT_MIB

@@ -74,12 +74,12 @@ def make_plan(work: Work, *, cap_bytes: int, workers: int, baseline_bytes: int) 
     """
     if 0 in work.layout.raster.shape:
         grid = TileGrid(work.output_shape, work.layout.unit, work.source.planes)
-        memory = Memory.of(work, grid.tile, workers=0, cache_bytes=0, baseline_bytes=baseline_bytes)
+        memory = Memory.of(work, grid.tile, workers=0, baseline_bytes=baseline_bytes)
         return Plan(work, grid, workers, cap_bytes, 0, memory, 1.0)
     best: tuple[float, Plan] | None = None
     least: int | None = None
     for tile in _tile_shapes(work):
-        bare = Memory.of(work, tile, workers=workers, cache_bytes=0, baseline_bytes=baseline_bytes)
+        bare = Memory.of(work, tile, workers=workers, baseline_bytes=baseline_bytes)
         least = bare.peak_bytes if least is None else min(least, bare.peak_bytes)
         if bare.peak_bytes > cap_bytes:
             continue

@@ -51,6 +51,11 @@ def run(job: JobLike, *, listener: Listener | None = None) -> Report:
     ------
     TileconvError
         Nothing stands under the output's name then.
+
+    Notes
+    -----
+    To keep the cap, the C library's threshold for giving freed memory back is fixed for the
+    whole process; see `tileconv.jobs.memory.settle`.
     """
     job = as_job(job)
     check_names(job)
@@ -140,7 +145,6 @@ def check_names(job: Job) -> None:
         refuse_missing(source)
     format_of(job.output_path)
     check_output(job.output_path, source, overwrite=job.output.overwrite)
-    job.kernel_weights()
 
 
 def refuse_missing(source: Path) -> None:
