@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import pickle
 import random
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,7 +21,7 @@ from tileconv.core.grid import Region, TileGrid
 from tileconv.core.raster import Raster
 from tileconv.errors import ConfigError, OutputExistsError, StorageError
 from tileconv.stores.formats import format_of, open_sink, plan_layout
-from tileconv.stores.sink import Sink
+from tileconv.stores.sink import Receipt, Sink
 
 ENDINGS = {"tiff": ".tif", "zarr": ".zarr"}
 READERS = {
@@ -83,11 +87,19 @@ def write_all(sink: Sink, array: np.ndarray, *, seed: int = 0, units=(1, 1), thr
     tiles = tiles_of(sink, units)
     random.Random(seed).shuffle(tiles)
 
-    def write(tile) -> int:
-        return sink.write(tile.plane, tile.region, planes[tile.plane][tile.region.slices])
+    def write(tile) -> Receipt:
+        return sink.writer.write(tile.plane, tile.region, planes[tile.plane][tile.region.slices])
 
+    stored = 0
     with ThreadPoolExecutor(threads) as pool:
-        return sum(pool.map(write, tiles))
+        for receipt in pool.map(write, tiles):
+            sink.record(receipt)
+            stored += receipt.stored_bytes
+    return stored
+
+
+def store(sink: Sink, plane: int, region: Region, block: np.ndarray) -> None:
+    sink.record(sink.writer.write(plane, region, block))
 
 
 def same(a: np.ndarray, b: np.ndarray) -> bool:
@@ -141,7 +153,7 @@ def test_blocks_may_have_any_strides(tmp_path, file_format, view):
     path = tmp_path / f"out{ENDINGS[file_format]}"
     sink = open_for(array, "yx", file_format, path)
     for tile in tiles_of(sink):
-        sink.write(tile.plane, tile.region, array[tile.region.slices][..., np.newaxis])
+        store(sink, tile.plane, tile.region, array[tile.region.slices][..., np.newaxis])
     sink.finish()
     assert same(READERS[file_format](path), array.copy())
 
@@ -151,7 +163,7 @@ def test_write_leaves_the_block_as_it_was(tmp_path, file_format):
     before = array.copy()
     array.flags.writeable = False
     sink = open_for(array[..., 0], "yx", file_format, tmp_path / f"out{ENDINGS[file_format]}")
-    sink.write(0, Region.of_shape((512, 512)), array)
+    store(sink, 0, Region.of_shape((512, 512)), array)
     sink.finish()
     assert same(array, before)
 
@@ -188,7 +200,7 @@ def test_finish_refuses_a_missing_unit(tmp_path, file_format, left_out):
     missing = tiles[left_out]
     for tile in tiles:
         if tile is not missing:
-            sink.write(tile.plane, tile.region, array[tile.plane][tile.region.slices][..., None])
+            store(sink, tile.plane, tile.region, array[tile.plane][tile.region.slices][..., None])
     with pytest.raises(StorageError, match="never written") as caught:
         sink.finish()
     assert path.name in str(caught.value)
@@ -215,7 +227,7 @@ def test_a_region_is_made_of_whole_units(tmp_path, file_format, plane, start, st
     sink = open_for(array, "zyx", file_format, tmp_path / f"out{ENDINGS[file_format]}")
     region = Region(start, stop)
     with pytest.raises(ValueError, match=r"\w"):
-        sink.write(plane, region, np.zeros((*region.shape, 1), np.uint8))
+        store(sink, plane, region, np.zeros((*region.shape, 1), np.uint8))
     sink.close()
 
 
@@ -234,7 +246,7 @@ def test_a_block_has_the_regions_shape_and_the_rasters_dtype(tmp_path, file_form
     array = pixels_of((20, 20), "uint8")
     sink = open_for(array, "yx", file_format, tmp_path / f"out{ENDINGS[file_format]}")
     with pytest.raises(ValueError, match=r"\w"):
-        sink.write(0, Region.of_shape((20, 20)), block)
+        store(sink, 0, Region.of_shape((20, 20)), block)
     sink.close()
 
 
@@ -267,12 +279,12 @@ def test_a_folder_that_is_a_file_is_a_storage_error(tmp_path, file_format):
 def test_a_closed_sink_takes_no_more(tmp_path, file_format):
     array = pixels_of((20, 20, 1), "uint8")
     sink = open_for(array[..., 0], "yx", file_format, tmp_path / f"out{ENDINGS[file_format]}")
-    sink.write(0, Region.of_shape((20, 20)), array)
+    store(sink, 0, Region.of_shape((20, 20)), array)
     sink.finish()
     sink.close()
     sink.close()
     with pytest.raises(ValueError, match="closed"):
-        sink.write(0, Region.of_shape((20, 20)), array)
+        store(sink, 0, Region.of_shape((20, 20)), array)
 
 
 def test_planning_touches_no_file_and_minds_no_size(tmp_path, monkeypatch, file_format):
@@ -322,3 +334,96 @@ def test_the_ending_picks_the_format(name, wanted):
 def test_other_endings_are_refused(name):
     with pytest.raises(ConfigError, match=r"use \.tif, \.tiff, \.zarr"):
         format_of(name)
+
+
+def elsewhere(sink: Sink, array: np.ndarray, *, writers: int) -> list[Receipt]:
+    """Every tile written once, by copies of the writer such as other processes hold."""
+    copies = [pickle.loads(pickle.dumps(sink.writer)) for _ in range(writers)]
+    planes = planes_of(array, sink.layout.raster)
+    receipts = []
+    for number, tile in enumerate(tiles_of(sink)):
+        block = planes[tile.plane][tile.region.slices]
+        receipt = copies[number % writers].write(tile.plane, tile.region, block)
+        receipts.append(pickle.loads(pickle.dumps(receipt)))
+    return receipts
+
+
+@pytest.mark.parametrize("writers", [1, 3])
+def test_copies_of_the_writer_write_into_the_same_output(tmp_path, file_format, writers):
+    array = pixels_of((3, 1100, 700), "int16")
+    path = tmp_path / f"out{ENDINGS[file_format]}"
+    sink = open_for(array, "zyx", file_format, path)
+    receipts = elsewhere(sink, array, writers=writers)
+    random.Random(1).shuffle(receipts)
+    for receipt in receipts:
+        sink.record(receipt)
+    sink.finish()
+    assert same(READERS[file_format](path), array)
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name], "parts are left"
+
+
+def test_some_tiles_here_some_elsewhere_some_twice(tmp_path, file_format):
+    array = pixels_of((4, 530, 600, 3), "uint8")
+    path = tmp_path / f"out{ENDINGS[file_format]}"
+    sink = open_for(array, "zyxs", file_format, path)
+    lost, kept = elsewhere(sink, array, writers=2), elsewhere(sink, array, writers=2)
+    planes = planes_of(array, sink.layout.raster)
+    for number, (first, second) in enumerate(zip(lost, kept, strict=True)):
+        sink.record(first)
+        if number % 3:
+            sink.record(second)
+        else:
+            store(sink, first.plane, first.region, planes[first.plane][first.region.slices])
+    sink.finish()
+    assert same(READERS[file_format](path), array)
+
+
+def test_what_no_receipt_names_was_never_written(tmp_path, file_format):
+    array = pixels_of((3, 20, 20), "uint8")
+    sink = open_for(array, "zyx", file_format, tmp_path / f"out{ENDINGS[file_format]}")
+    for receipt in elsewhere(sink, array, writers=1)[:-1]:
+        sink.record(receipt)
+    with pytest.raises(StorageError, match="1 of 3 .* row 0, column 0 of plane 2"):
+        sink.finish()
+
+
+def test_a_writer_that_outlives_its_run_brings_nothing_back(tmp_path, file_format):
+    folder = tmp_path / "staging"
+    folder.mkdir()
+    array = pixels_of((20, 20, 1), "uint8")
+    sink = open_for(array[..., 0], "yx", file_format, folder / f"out{ENDINGS[file_format]}")
+    begun, late = pickle.loads(pickle.dumps([sink.writer, sink.writer]))
+    begun.write(0, Region.of_shape((20, 20)), array)
+    shutil.rmtree(folder)
+    for writer in (begun, late):
+        with pytest.raises(StorageError, match="out"):
+            writer.write(0, Region.of_shape((20, 20)), array)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_part_that_is_gone_or_cut_short_is_told(tmp_path):
+    array = pixels_of((600, 600), "uint8")
+    for damage in (Path.unlink, lambda part: os.truncate(part, 1000)):
+        path = tmp_path / "out.tif"
+        sink = open_for(array, "yx", "tiff", path)
+        for receipt in elsewhere(sink, array, writers=1):
+            sink.record(receipt)
+        (part,) = (tmp_path / "out.tif.parts").iterdir()
+        damage(part)
+        with pytest.raises(StorageError, match=part.name):
+            sink.finish()
+        shutil.rmtree(part.parent)
+        path.unlink()
+
+
+def test_parts_are_joined_where_the_system_cannot_copy_between_files(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    monkeypatch.setattr(os, "copy_file_range", refuse)
+    array = pixels_of((600, 1100), "uint16")
+    sink = open_for(array, "yx", "tiff", tmp_path / "out.tif")
+    for receipt in elsewhere(sink, array, writers=2):
+        sink.record(receipt)
+    sink.finish()
+    assert same(tifffile.imread(tmp_path / "out.tif"), array)

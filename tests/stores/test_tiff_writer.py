@@ -23,10 +23,15 @@ from tileconv.core.grid import Region, TileGrid
 from tileconv.core.raster import Raster
 from tileconv.errors import StorageError
 from tileconv.stores.tiff.layout import BATCH_BYTES, tiff_layout
+from tileconv.stores.tiff.part_file import PartFile
 from tileconv.stores.tiff.tags import TiffTags
-from tileconv.stores.tiff.writer import PartFile, TiffSink
+from tileconv.stores.tiff.writer import TiffSink
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+
+
+def store(sink, plane: int, region: Region, block: np.ndarray) -> None:
+    sink.record(sink.writer.write(plane, region, block))
 
 
 def write(array: np.ndarray, dims: str, path: Path, **options) -> TiffSink:
@@ -36,7 +41,7 @@ def write(array: np.ndarray, dims: str, path: Path, **options) -> TiffSink:
     planes = array.reshape(raster.planes, *raster.spatial, raster.samples)
     sink = TiffSink(path, layout)
     for tile in reversed(list(TileGrid(raster.spatial, layout.unit, raster.planes))):
-        sink.write(tile.plane, tile.region, planes[tile.plane][tile.region.slices])
+        store(sink, tile.plane, tile.region, planes[tile.plane][tile.region.slices])
     sink.finish()
     return sink
 
@@ -189,7 +194,7 @@ def test_before_finish_the_file_is_no_tiff(tmp_path):
     path = tmp_path / "x.tif"
     layout = tiff_layout(Raster((20, 20), np.dtype(np.uint8), ("y", "x")))
     sink = TiffSink(path, layout)
-    sink.write(0, Region.of_shape((20, 20)), np.ones((20, 20, 1), np.uint8))
+    store(sink, 0, Region.of_shape((20, 20)), np.ones((20, 20, 1), np.uint8))
     with pytest.raises(tifffile.TiffFileError):
         tifffile.TiffFile(path)
     sink.close()
@@ -201,7 +206,7 @@ def test_the_missing_tile_is_named(tmp_path):
     sink = TiffSink(tmp_path / "x.tif", layout)
     for tile in TileGrid((1100, 700), layout.unit, 2):
         if tile.index not in (9, 11):
-            sink.write(tile.plane, tile.region, np.ones((*tile.region.shape, 1), np.uint8))
+            store(sink, tile.plane, tile.region, np.ones((*tile.region.shape, 1), np.uint8))
     with pytest.raises(StorageError, match=r"2 of 12 .* row 1, column 1 of plane 1"):
         sink.finish()
     sink.close()
@@ -218,9 +223,9 @@ def test_write_takes_no_more_memory_than_the_layout_says(tmp_path, dtype, compre
     layout = tiff_layout(Raster((1500, 6000), block.dtype, ("y", "x")), compression=compression)
     assert block.nbytes > 2 * BATCH_BYTES
     sink = TiffSink(tmp_path / "x.tif", layout)
-    sink.write(0, Region((0, 0), (512, 512)), block[:512, :512])
+    store(sink, 0, Region((0, 0), (512, 512)), block[:512, :512])
     tracemalloc.start()
-    sink.write(0, Region.of_shape((1500, 6000)), block)
+    store(sink, 0, Region.of_shape((1500, 6000)), block)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     sink.close()
@@ -245,7 +250,7 @@ def test_a_full_disk_is_a_storage_error(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(StorageError, match=r"x\.tif: No space left .* needed \d+ bytes, free \d+"):
-        sink.write(0, Region.of_shape((600, 700)), np.ones((600, 700, 1), np.uint8))
+        store(sink, 0, Region.of_shape((600, 700)), np.ones((600, 700, 1), np.uint8))
     monkeypatch.undo()
     # What failed is not taken for written.
     with pytest.raises(StorageError, match="4 of 4 tiles"):
@@ -264,7 +269,6 @@ def test_a_file_size_limit_is_a_storage_error(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
-        part.close()
 
 
 def test_a_folder_without_permission_is_a_storage_error(tmp_path, monkeypatch):
@@ -282,5 +286,4 @@ def test_parts_give_every_append_a_place_of_its_own(tmp_path):
     assert part.append([]) == 8
     assert part.append([memoryview(b"f")]) == 8
     part.put(0, b"xyz")
-    part.close()
     assert (tmp_path / "part").read_bytes() == b"xyzabcdef"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+from array import array
+from dataclasses import dataclass
 from enum import StrEnum
 
-from tileconv.core.grid import ceil_div
+from tileconv.core.bitmap import Bitmap
 from tileconv.errors import InputError
 
 
@@ -15,6 +17,14 @@ class Missing(StrEnum):
     WARN = "warn"
     FILL = "fill"
     ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Absences:
+    """Chunks that were found to be absent: all their numbers, and names of the first few."""
+
+    numbers: array[int]
+    names: tuple[str, ...]
 
 
 class AbsentChunks:
@@ -37,7 +47,9 @@ class AbsentChunks:
         self.chunks = chunks
         self.count = 0
         self.first: list[str] = []
-        self._seen = bytearray()
+        self._seen = Bitmap(0)
+        self._news = array("q")
+        self._told = 0
         self._lock = threading.Lock()
 
     def add(self, number: int, name: str) -> None:
@@ -53,13 +65,33 @@ class AbsentChunks:
                 f"{name} is absent; restore it, or read it as the fill value with --missing fill"
             )
         with self._lock:
-            if not self._seen:
-                # Only now: most rasters are whole, and a header may claim any number.
-                self._seen = bytearray(ceil_div(self.chunks, 8))
-            byte, bit = number >> 3, 1 << (number & 7)
-            if self._seen[byte] & bit:
-                return
-            self._seen[byte] |= bit
-            if len(self.first) < self.NAMED:
-                self.first.append(name)
-            self.count += 1
+            if self._is_new(number):
+                self._news.append(number)
+                if len(self.first) < self.NAMED:
+                    self.first.append(name)
+
+    def news(self) -> Absences:
+        """What was counted since this was last asked, for another's `merge`."""
+        with self._lock:
+            numbers, self._news = self._news, array("q")
+            names, self._told = tuple(self.first[self._told :]), len(self.first)
+            return Absences(numbers, names)
+
+    def merge(self, found: Absences) -> None:
+        """Count what another process, or another source of the same raster, has found."""
+        with self._lock:
+            new = sum(self._is_new(number) for number in found.numbers)
+            if new and len(self.first) < self.NAMED:
+                names = [name for name in found.names if name not in self.first]
+                self.first += names[: self.NAMED - len(self.first)]
+
+    def _is_new(self, number: int) -> bool:
+        """Count a chunk that was not counted before."""
+        if not self._seen.size:
+            # Only now: most rasters are whole, and a header may claim any number.
+            self._seen = Bitmap(self.chunks)
+        if self._seen[number]:
+            return False
+        self._seen.set(number)
+        self.count += 1
+        return True

@@ -44,3 +44,28 @@ def free_bytes(path: str | Path) -> int:
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return shutil.disk_usage(os.fspath(folder)).free
+
+
+def make_folder(folder: Path, *, root: Path | None = None) -> None:
+    """Make `folder`, and those between it and `root`, but never `root` or what lies above it.
+
+    A writer that outlives its run must not bring back what the run has removed.
+
+    Parameters
+    ----------
+    folder : Path
+    root : Path or None
+        A folder above it, that has to be there; its parent without one.
+
+    Raises
+    ------
+    StorageError
+        It cannot be made.
+    """
+    root = folder.parent if root is None else root
+    try:
+        for inner in reversed([folder, *folder.parents]):
+            if inner != root and inner.is_relative_to(root):
+                inner.mkdir(exist_ok=True)
+    except OSError as error:
+        raise storage_error(folder, error, doing="create", needed_bytes=0) from error

@@ -1,36 +1,74 @@
-"""Where pixels go: what every sink offers."""
+"""Where pixels go: the output as a whole, and what writes tiles of it in any process.
+
+One process holds the `Sink`. Every process that computes tiles holds a `Writer`, the same one
+or a pickled copy of it; it stores tiles and gives a `Receipt` for each. Receipts come back to
+the sink, which makes the output whole from what they say, and from nothing else::
+
+    task -> writer.write -> receipt -> sink.record ... sink.finish
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from tileconv.core.grid import Region
+from tileconv.core.grid import Region, TileGrid
 from tileconv.stores.layout import Layout
 
 
-class Sink(Protocol):
-    """A raster being written, tile by tile, in any order, from any number of threads.
+@dataclass(frozen=True, slots=True, eq=False)
+class Receipt:
+    """Where the write units of one tile are stored.
 
-    Construction takes a layout and a path, where nothing stands yet; it raises
-    `OutputExistsError` when something does, and `StorageError` when it cannot be created.
-    `close` may be called twice and after `finish`; writing afterwards is an error.
+    Parameters
+    ----------
+    plane : int
+    region : Region
+        The tile; made of whole write units.
+    places : ndarray of uint64, shape (units, 2)
+        Offset and length in bytes of each unit, row by row.
+    part : str
+        Name of the part file they are in; ``""`` where they are in the output itself.
+    """
+
+    plane: int
+    region: Region
+    places: np.ndarray
+    part: str = ""
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of all units, as encoded."""
+        return int(self.places[:, 1].sum())
+
+
+class Writer(Protocol):
+    """Encodes and stores tiles, in any order, from any number of threads at once.
+
+    Pickling carries the layout and paths; the copy writes part files of its own, so that two
+    processes never write the same file. `close` may be called twice; writing afterwards is an
+    error.
     """
 
     @property
     def layout(self) -> Layout:
         """What is written."""
 
-    def write(self, plane: int, region: Region, block: np.ndarray) -> int:
-        """Encode and store the pixels of `region`; returns the bytes stored.
+    def write(self, plane: int, region: Region, block: np.ndarray) -> Receipt:
+        """Encode and store the pixels of `region`.
+
+        Memory besides the block is at most ``layout.write_bytes``. When it returns, other
+        machines that see the file system see what was stored.
 
         Parameters
         ----------
         plane : int
             Number of the plane, see `Raster`.
         region : Region
-            Starts on `Layout.unit`, stops on it or at the end of the raster; written once.
+            Starts on `Layout.unit`, stops on it or at the end of the raster.
         block : ndarray, shape region.shape + (samples,)
             In the raster's dtype, with any strides.
 
@@ -43,8 +81,79 @@ class Sink(Protocol):
             Naming the path, what failed, and for a full disk the bytes needed and free.
         """
 
+    def close(self) -> None:
+        """Write no more."""
+
+
+class Sink(Protocol):
+    """A raster being written; one process holds it.
+
+    Construction takes a layout and a path, where nothing stands yet; it raises
+    `OutputExistsError` when something does, and `StorageError` when it cannot be created.
+    Until `finish` no reader takes what stands there for a raster. `close` may be called twice
+    and after `finish`.
+    """
+
+    @property
+    def layout(self) -> Layout:
+        """What is written."""
+
+    @property
+    def writer(self) -> Writer:
+        """The writer of this process; pickle it for others."""
+
+    def record(self, receipt: Receipt) -> None:
+        """Take a tile for written. A later receipt for the same tile replaces the first."""
+
     def finish(self) -> None:
         """Make the file whole. Raises `StorageError` when a unit was never written."""
 
     def close(self) -> None:
         """Release the file without making it whole."""
+
+
+def check_block(layout: Layout, plane: int, region: Region, block: np.ndarray) -> None:
+    """Refuse a region that is not made of whole write units, and a block that is not its pixels.
+
+    Raises
+    ------
+    ValueError
+        Anything else would leave a unit half written.
+    """
+    raster = layout.raster
+    whole = Region.of_shape(raster.spatial)
+    if not 0 <= plane < raster.planes or region.area == 0 or not whole.contains(region):
+        raise ValueError(f"{region} of plane {plane} is not in a raster of {whole.shape}")
+    if region.align_out(layout.unit).intersect(whole) != region:
+        raise ValueError(f"{region} is not made of whole write units of {layout.unit}")
+    if block.shape != (*region.shape, raster.samples):
+        raise ValueError(f"a block of {block.shape} is not {region}")
+    if block.dtype.newbyteorder("=") != raster.dtype.newbyteorder("="):
+        raise ValueError(f"a block of {block.dtype} is not {raster.dtype}")
+
+
+def unit_grid(layout: Layout) -> TileGrid:
+    """The grid of write units, in the order of their numbers."""
+    return TileGrid(layout.raster.spatial, layout.unit, layout.raster.planes)
+
+
+def unit_numbers(layout: Layout, plane: int, region: Region) -> np.ndarray:
+    """Numbers in `unit_grid` of the units of a region, row by row."""
+    down, across = unit_grid(layout).grid_shape
+    (y0, x0), (y1, x1), (uy, ux) = region.start, region.stop, layout.unit
+    rows = plane * down + np.arange(y0 // uy, -(-y1 // uy))
+    columns = np.arange(x0 // ux, -(-x1 // ux))
+    numbers: np.ndarray = (rows[:, None] * across + columns).ravel()
+    return numbers
+
+
+def unit_name(layout: Layout, number: int) -> str:
+    """A write unit, for people."""
+    grid = unit_grid(layout)
+    plane, row, column = np.unravel_index(number, (grid.planes, *grid.grid_shape))
+    return f"row {row}, column {column} of plane {plane}"
+
+
+def parts_folder(path: Path) -> Path:
+    """Where writers keep what is not yet in the output at `path`; beside it, gone at its end."""
+    return path.with_name(f"{path.name}.parts")

@@ -94,7 +94,8 @@ def tiff_layout(
     return replace(
         draft,
         write_bytes=_write_bytes(codec, draft),
-        table_bytes=16 * tiles + len(places.values),
+        # Offset, length and part of each tile.
+        table_bytes=20 * tiles + len(places.values),
         max_bytes=places.data_at + tiles * codec.bound(stored.chunk_bytes),
     )
 

@@ -1,112 +1,118 @@
-"""TIFF as a sink: tiles are encoded and appended in any order, by any number of threads.
+"""TIFF as a sink: tiles are encoded and appended in any order, by any number of processes.
 
-Four things, each on its own: `directory` says which bytes go where, `codec`
-makes bytes of pixels, `PartFile` gives them a place in a file, and `commit` writes the
-tables that lead to them.
+Four things, each on its own: `directory` says which bytes go where, `codec` makes bytes of
+pixels, `PartFile` gives them a place in a file, and `commit` writes the tables that lead to
+them. The process that holds the sink appends to the TIFF itself; every other one to a part
+file of its own, which `TiffSink.finish` copies in.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from tileconv.core.grid import Region, TileGrid
-from tileconv.errors import OutputExistsError, StorageError
-from tileconv.stores.disk import storage_error
+from tileconv.core.grid import Region
+from tileconv.errors import StorageError
+from tileconv.stores.disk import make_folder
 from tileconv.stores.layout import Layout
+from tileconv.stores.sink import Receipt, check_block, parts_folder, unit_name, unit_numbers
 from tileconv.stores.tiff.codec import encoder, tile_pixels
 from tileconv.stores.tiff.compression import predictor
 from tileconv.stores.tiff.directory import FileMap
 from tileconv.stores.tiff.layout import BATCH_BYTES, tiff_map
+from tileconv.stores.tiff.part_file import PartFile
 
 
-class PartFile:
-    """A file that threads append to; each gets a place of its own and writes there unhindered.
+class TiffWriter:
+    """Encodes tiles and appends them to one file; see `tileconv.stores.sink.Writer`.
 
     Parameters
     ----------
-    path : path
-        Must not exist.
-    start : int
-        Where the first bytes go; what lies before is written by `put`.
-    expected_bytes : int
-        Most bytes the file will have, named when the disk is full.
-
-    Raises
-    ------
-    OutputExistsError
-        Something stands at `path`.
-    StorageError
-        The file cannot be created.
+    layout : Layout
+        From `tileconv.stores.tiff.layout.tiff_layout`.
+    parts : Path
+        The folder for a part file of its own, made when the first tile is written.
+    part : PartFile or None
+        The TIFF itself, in the process that holds the sink.
     """
 
-    def __init__(self, path: str | Path, *, start: int = 0, expected_bytes: int = 0) -> None:
-        self.path = Path(path)
-        self._end = start
-        self._expected = expected_bytes
+    def __init__(self, layout: Layout, parts: Path, part: PartFile | None = None) -> None:
+        self.layout = layout
+        self._parts = parts
+        self._part, self._name = part, ""
         self._lock = threading.Lock()
-        self._fd: int | None = None
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        try:
-            self._fd = os.open(self.path, flags, 0o666)
-        except FileExistsError:
-            raise OutputExistsError(
-                f"{self.path} exists; remove it or write to another path"
-            ) from None
-        except OSError as error:
-            raise self._failed("create", error, 0) from error
+        self._closed = False
+        self._encode = encoder(
+            layout.compression,
+            layout.level,
+            predictor(layout.raster.dtype, layout.compression),
+        )
 
-    def append(self, pieces: list[memoryview]) -> int:
-        """Store `pieces` one after another; returns the position of the first."""
-        length = sum(len(piece) for piece in pieces)
-        with self._lock:
-            start = self._end
-            self._end += length
-        at = start
-        for piece in pieces:
-            self.put(at, piece)
-            at += len(piece)
-        return start
+    def __reduce__(self) -> tuple[type[TiffWriter], tuple[Layout, Path]]:
+        return TiffWriter, (self.layout, self._parts.absolute())
 
-    def put(self, at: int, data: bytes | memoryview) -> None:
-        """Store `data` at position `at`."""
-        if self._fd is None:
-            raise ValueError(f"{self.path} is closed")
-        left = memoryview(data)
-        try:
-            # A write may stop short: at 2 GiB, at a signal, on a disk that fills up.
-            while left:
-                written = os.pwrite(self._fd, left, at)
-                left = left[written:]
-                at += written
-        except OSError as error:
-            raise self._failed("write", error, len(left)) from error
+    def write(self, plane: int, region: Region, block: np.ndarray) -> Receipt:
+        """Encode and store the pixels of `region`; see `Writer.write`."""
+        if self._closed:
+            raise ValueError(f"the writer of {self._parts} is closed")
+        check_block(self.layout, plane, region, block)
+        part = self._own_part()
+        places: list[tuple[int, int]] = []
+        batch: list[memoryview] = []
+        held = 0
+        for tile in self._tiles(region):
+            pixels = block[tile.within(region).slices]
+            encoded = self._encode(tile_pixels(pixels, self.layout.unit, self.layout.raster.dtype))
+            batch.append(encoded)
+            held += len(encoded)
+            if held >= BATCH_BYTES:
+                places += _append(part, batch)
+                batch, held = [], 0
+        places += _append(part, batch)
+        return Receipt(plane, region, np.array(places, np.uint64), self._name)
 
     def close(self) -> None:
-        """Close the file; may be called again."""
-        fd, self._fd = self._fd, None
-        if fd is not None:
-            try:
-                os.close(fd)
-            except OSError as error:
-                raise self._failed("close", error, 0) from error
+        """Write no more; nothing is held open."""
+        self._closed = True
 
-    def _failed(self, doing: str, error: OSError, unwritten: int) -> StorageError:
-        """The error to raise, with the bytes this write and the rest of the file still need."""
-        needed = unwritten + max(self._expected - self._end, 0)
-        return storage_error(self.path, error, doing=doing, needed_bytes=needed)
+    def _tiles(self, region: Region) -> Iterator[Region]:
+        """Each TIFF tile of `region`, row by row."""
+        whole = Region.of_shape(self.layout.raster.spatial)
+        (y0, x0), (y1, x1), (uy, ux) = region.start, region.stop, self.layout.unit
+        for y in range(y0, y1, uy):
+            for x in range(x0, x1, ux):
+                yield Region((y, x), (y + uy, x + ux)).intersect(whole)
+
+    def _own_part(self) -> PartFile:
+        with self._lock:
+            if self._part is None:
+                name = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}"
+                make_folder(self._parts)
+                self._part = PartFile(self._parts / name, expected_bytes=self.layout.max_bytes)
+                self._name = name
+            return self._part
+
+
+def _append(part: PartFile, batch: list[memoryview]) -> Iterator[tuple[int, int]]:
+    """Store a batch; offset and length of each piece."""
+    at = part.append(batch)
+    for encoded in batch:
+        yield at, len(encoded)
+        at += len(encoded)
 
 
 class TiffSink:
     """A TIFF being written; see `tileconv.stores.sink.Sink`.
 
-    Until `finish` the file has no header, so that no reader takes it for an image.
-    A region that is written again, by a task that is retried, replaces the first: its
-    bytes stay in the file, unused.
+    Until `finish` the file has no header, so that no reader takes it for an image. Of a tile
+    that is written twice, by a task that is retried, the bytes that no receipt names stay in
+    the file, unused.
 
     Parameters
     ----------
@@ -118,47 +124,25 @@ class TiffSink:
 
     def __init__(self, path: str | Path, layout: Layout) -> None:
         self.layout = layout
-        raster = layout.raster
-        self._grid = TileGrid(raster.spatial, layout.unit, raster.planes)
-        self._places = tiff_map(layout)
-        self._encode = encoder(
-            layout.compression, layout.level, predictor(raster.dtype, layout.compression)
-        )
-        self._part = PartFile(path, start=self._places.data_at, expected_bytes=layout.max_bytes)
-        # A tile is there when its count is not 0: encoded, it has at least one byte.
-        self._offsets = np.zeros(self._places.tiles, np.uint64)
-        self._counts = np.zeros(self._places.tiles, np.uint64)
+        self._map = tiff_map(layout)
+        self._part = PartFile(path, start=self._map.data_at, expected_bytes=layout.max_bytes)
+        self._parts = parts_folder(self._part.path)
+        self.writer = TiffWriter(layout, self._parts, self._part)
+        # A tile is there when its length is not 0: encoded, it has at least one byte.
+        self._offsets = np.zeros(self._map.tiles, np.uint64)
+        self._counts = np.zeros(self._map.tiles, np.uint64)
+        # Which part each is in; 0 is the file itself.
+        self._part_of = np.zeros(self._map.tiles, np.uint32)
+        self._names = {"": 0}
 
-    def write(self, plane: int, region: Region, block: np.ndarray) -> int:
-        """Encode and store the pixels of `region`; returns the bytes stored.
-
-        Memory besides the block is at most ``layout.write_bytes``.
-
-        Raises
-        ------
-        ValueError
-            The region is not made of whole tiles, or the block has another shape or dtype.
-        StorageError
-            The file cannot be written.
-        """
-        self._check(plane, region, block)
-        stored = held = 0
-        batch: list[memoryview] = []
-        indices: list[int] = []
-        for index, part in self._tiles(plane, region):
-            pixels = block[part.within(region).slices]
-            encoded = self._encode(tile_pixels(pixels, self.layout.unit, self.layout.raster.dtype))
-            batch.append(encoded)
-            indices.append(index)
-            held += len(encoded)
-            if held >= BATCH_BYTES:
-                self._append(indices, batch)
-                stored, held, batch, indices = stored + held, 0, [], []
-        self._append(indices, batch)
-        return stored + held
+    def record(self, receipt: Receipt) -> None:
+        """Take a tile for written; see `Sink.record`."""
+        numbers = unit_numbers(self.layout, receipt.plane, receipt.region)
+        self._offsets[numbers], self._counts[numbers] = receipt.places.T
+        self._part_of[numbers] = self._names.setdefault(receipt.part, len(self._names))
 
     def finish(self) -> None:
-        """Write tables, directories and, last, the header; then close.
+        """Gather the parts, write tables, directories and, last, the header; then close.
 
         Raises
         ------
@@ -167,50 +151,25 @@ class TiffSink:
         """
         missing = self._counts.size - int(np.count_nonzero(self._counts))
         if missing:
-            plane, row, column = np.unravel_index(
-                int(np.argmin(self._counts)), (self._grid.planes, *self._grid.grid_shape)
-            )
+            first = unit_name(self.layout, int(np.argmin(self._counts)))
             raise StorageError(
                 f"{missing} of {self._counts.size} tiles of {self._part.path} were never written, "
-                f"the first is row {row}, column {column} of plane {plane}; run the job again"
+                f"the first is {first}; run the job again"
             )
-        commit(self._part, self._places, self._offsets, self._counts)
+        for name, number in self._names.items():
+            own = np.flatnonzero(self._part_of == number)
+            # A part may hold nothing but tiles that were stored again elsewhere.
+            if number and own.size:
+                self._offsets[own] = self._part.join(
+                    self._parts / name, self._offsets[own], self._counts[own]
+                )
+        commit(self._part, self._map, self._offsets, self._counts)
+        shutil.rmtree(self._parts, ignore_errors=True)
         self.close()
 
     def close(self) -> None:
-        """Close the file without making it whole."""
-        self._part.close()
-
-    def _check(self, plane: int, region: Region, block: np.ndarray) -> None:
-        """A task owns whole tiles: anything else would leave some half written."""
-        whole = Region.of_shape(self._grid.shape)
-        if not 0 <= plane < self._grid.planes or region.area == 0 or not whole.contains(region):
-            raise ValueError(f"{region} of plane {plane} is not in a raster of {whole.shape}")
-        if region.align_out(self.layout.unit).intersect(whole) != region:
-            raise ValueError(f"{region} is not made of whole tiles of {self.layout.unit}")
-        raster = self.layout.raster
-        if block.shape != (*region.shape, raster.samples):
-            raise ValueError(f"a block of {block.shape} is not {region}")
-        if block.dtype.newbyteorder("=") != raster.dtype.newbyteorder("="):
-            raise ValueError(f"a block of {block.dtype} is not {raster.dtype}")
-
-    def _tiles(self, plane: int, region: Region) -> Iterator[tuple[int, Region]]:
-        """Number and region of each TIFF tile of `region`, row by row."""
-        down, across = self._grid.grid_shape
-        whole = Region.of_shape(self._grid.shape)
-        (y0, x0), (y1, x1), (uy, ux) = region.start, region.stop, self.layout.unit
-        for y in range(y0, y1, uy):
-            for x in range(x0, x1, ux):
-                index = (plane * down + y // uy) * across + x // ux
-                yield index, Region((y, x), (y + uy, x + ux)).intersect(whole)
-
-    def _append(self, indices: list[int], batch: list[memoryview]) -> None:
-        """Store a batch, and note its tiles once they are stored."""
-        at = self._part.append(batch)
-        for index, encoded in zip(indices, batch, strict=True):
-            length = len(encoded)
-            self._offsets[index], self._counts[index] = at, length
-            at += length
+        """Write no more; nothing is held open."""
+        self.writer.close()
 
 
 def commit(part: PartFile, places: FileMap, offsets: np.ndarray, counts: np.ndarray) -> None:
