@@ -28,6 +28,7 @@ KEYS = {
     "overwrite": ("output", "overwrite"),
     "memory": ("run", "memory"),
     "workers": ("run", "workers"),
+    "cluster": ("run", "cluster"),
 }
 
 
@@ -128,9 +129,17 @@ run_options = _stack(
         click.option(
             "--memory",
             metavar="SIZE",
-            help="Most memory of this process, like 512MiB.  [a quarter of what it may use]",
+            help="Most memory of each process, like 512MiB.  [a quarter of what it may use]",
         ),
-        click.option("--workers", type=int, help="Threads.  [the cores it may use]"),
+        click.option(
+            "--workers", type=int, help="Threads of each process.  [the cores it may use]"
+        ),
+        click.option(
+            "--cluster",
+            metavar="ADDRESS",
+            help="A dask scheduler, like tcp://10.0.0.1:8786, or local:N for N processes on this "
+            "machine.  [none: threads of this process]",
+        ),
     ]
 )
 debug_option = click.option("--debug", is_flag=True, help="A traceback when it fails.")

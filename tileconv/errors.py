@@ -9,7 +9,9 @@
     ├── OutputExistsError            4   the output is in the way
     ├── LockedError                  5   another run holds the output
     ├── StorageError                 6   storage failed
-    └── MemoryCapError               7   the memory cap cannot be kept
+    ├── MemoryCapError               7   the memory cap cannot be kept
+    ├── ClusterError                 8   the cluster failed
+    └── VerificationError            9   an output is not what its job gives
 
 A message says what happened, where, and what to do next, with the offending
 value and the limit it broke; it is one line, because the command line prints
@@ -71,3 +73,27 @@ class MemoryCapError(TileconvError):
     """No plan keeps the memory cap; the message names the smallest that works."""
 
     exit_code = 7
+
+
+class ClusterError(TileconvError):
+    """The cluster cannot do the work: nobody there, unfit, or lost on the way."""
+
+    exit_code = 8
+
+
+class VerificationError(TileconvError):
+    """An output is not what its job gives.
+
+    Parameters
+    ----------
+    message : str
+    verification : object or None
+        What was found, a `tileconv.jobs.verify.Verification`; None where nothing could be
+        compared: another shape or dtype, or an output that cannot be read.
+    """
+
+    exit_code = 9
+
+    def __init__(self, message: str, verification: object = None) -> None:
+        super().__init__(message)
+        self.verification = verification

@@ -116,6 +116,29 @@ class Run(_Table, frozen=True, kw_only=True):
 
     memory: Size | None = None
     workers: Count | None = None
+    cluster: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.cluster is not None:
+            local_workers(self.cluster)
+
+
+def local_workers(cluster: str) -> int | None:
+    """Processes of the cluster ``"local:N"``; None for the address of a scheduler.
+
+    Raises
+    ------
+    ConfigError
+        It is neither.
+    """
+    if number := re.fullmatch(r"local:([1-9]\d{0,3})", cluster):
+        return int(number[1])
+    if cluster.startswith("local:") or not re.fullmatch(r"(\w+://)?[^\s/]+:\d+", cluster):
+        raise ConfigError(
+            f"run.cluster {cluster!r} is no cluster; use local:N for N processes on this "
+            "machine, or the address of a dask scheduler like tcp://10.0.0.1:8786"
+        )
+    return None
 
 
 class Job(_Table, frozen=True, kw_only=True):

@@ -78,12 +78,14 @@ def plan_dict(plan: Plan) -> dict[str, object]:
             "count": len(grid),
             "panel": grid.panel,
         },
+        "processes": plan.processes,
         "workers": plan.workers,
         "read_amplification": round(plan.read_amplification, 4),
         "read_bytes": round(plan.read_amplification * work.source.nbytes),
         "memory": {
             "cap_bytes": plan.cap_bytes,
             "peak_bytes": plan.memory.peak_bytes,
+            "total_bytes": plan.total_bytes,
             "parts": dict(plan.memory.parts),
         },
     }
@@ -113,6 +115,7 @@ def plan_table(plan: Plan, free_bytes: int) -> str:
         "work": [
             ("tiles", f"{len(grid)} of {_shape_text(grid.tile)}"),
             ("order", "row by row" if grid.panel is None else f"panels of {grid.panel} tiles"),
+            *([("processes", str(plan.processes))] if plan.processes > 1 else []),
             ("workers", str(plan.workers)),
             ("bytes decoded", f"{plan.read_amplification:.3f} times the raster"),
         ],
@@ -120,7 +123,8 @@ def plan_table(plan: Plan, free_bytes: int) -> str:
         + [
             ("peak", size_text(plan.memory.peak_bytes)),
             ("cap", size_text(plan.cap_bytes)),
-        ],
+        ]
+        + ([("of all processes", size_text(plan.total_bytes))] if plan.processes > 1 else []),
     }
     width = max(len(name) for rows in sections.values() for name, _ in rows)
     return "\n".join(

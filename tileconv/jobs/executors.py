@@ -1,9 +1,9 @@
-"""A bounded window of tiles over any `concurrent.futures.Executor`."""
+"""A bounded window of tasks over any `concurrent.futures.Executor`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -24,19 +24,13 @@ class SerialExecutor(Executor):
         return future
 
 
-def local_executor(workers: int) -> Executor:
-    """Threads of this process; for one worker, the calling thread's own pool of one.
-
-    A single worker still gets a thread, so that the calling one stays free to answer
-    signals and to draw progress.
-    """
-    return ThreadPoolExecutor(workers, thread_name_prefix="tileconv")
-
-
 def run_bounded(
-    executor: Executor, call: Callable[[T], R], items: Iterable[T], in_flight: int
+    executor: Executor,
+    call: Callable[[T], R],
+    items: Iterable[T],
+    in_flight: int | Callable[[], int],
 ) -> Iterator[R]:
-    """Results of ``call(item)`` as they come, with at most `in_flight` items submitted.
+    """Results of ``call(item)`` as they come, with a bounded number of items submitted.
 
     Neither the items nor their results are ever held all at once, so their number does
     not matter. When a call raises, or the caller stops early, nothing more is submitted,
@@ -48,8 +42,9 @@ def run_bounded(
     call : callable
     items : iterable
         Taken one by one, as places come free.
-    in_flight : int
-        At least 1. A little more than the executor's workers keeps them busy.
+    in_flight : int or callable
+        How many may be submitted, at least 1; a callable says how many now. A little more
+        than the executor's workers keeps them busy.
 
     Yields
     ------
@@ -61,9 +56,11 @@ def run_bounded(
     exhausted = False
     try:
         while True:
-            while not exhausted and len(pending) < in_flight:
+            places = (in_flight() if callable(in_flight) else in_flight) - len(pending)
+            while not exhausted and places > 0:
                 try:
                     pending.add(executor.submit(call, next(source)))
+                    places -= 1
                 except StopIteration:
                     exhausted = True
             if not pending:

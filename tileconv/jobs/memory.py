@@ -80,6 +80,7 @@ SLACK_PART = 16
 """What the C allocator keeps beyond what is asked of it: 12 MiB and a sixteenth."""
 
 BASE_MIB = 130
+DISTRIBUTED_MIB = 110
 FFT_MIB = 10
 SCIPY_SIGNAL_MIB = 80
 COMPILING_MIB = 250

@@ -36,14 +36,17 @@ class Plan:
     grid : TileGrid
         The tiles and their order.
     workers : int
+        Threads of each process.
     cap_bytes : int
-        The memory cap.
+        The memory cap, for each process.
     cache_bytes : int
-        Of decoded chunks.
+        Of decoded chunks, in each process.
     memory : Memory
-        Peak bytes, part by part.
+        Peak bytes of each process, part by part.
     read_amplification : float
-        Bytes decoded over bytes in the raster.
+        Bytes decoded over bytes in the raster; with several processes, at most.
+    processes : int
+        That work on tiles.
     """
 
     work: Work
@@ -53,19 +56,41 @@ class Plan:
     cache_bytes: int
     memory: Memory
     read_amplification: float
+    processes: int = 1
+
+    @property
+    def lanes(self) -> int:
+        """Tiles worked on at once."""
+        return self.workers * self.processes
+
+    @property
+    def total_bytes(self) -> int:
+        """Peak bytes of all processes together."""
+        return self.memory.peak_bytes * self.processes
+
+    @property
+    def tile_s(self) -> float:
+        """Seconds one tile should take; rough."""
+        tile = min(self.grid.tile[0], self.work.output_shape[0]) * self.grid.tile[1]
+        return self.work.choice.ns_per_pixel * tile * max(1, self.work.source.samples) / 1e9
 
 
-def make_plan(work: Work, *, cap_bytes: int, workers: int, baseline_bytes: int) -> Plan:
+def make_plan(
+    work: Work, *, cap_bytes: int, workers: int, baseline_bytes: int, processes: int = 1
+) -> Plan:
     """The cheapest tiles and order whose peak memory stays within the cap.
 
     Parameters
     ----------
     work : Work
     cap_bytes : int
-        Most bytes the process may have in memory.
+        Most bytes a process may have in memory.
     workers : int
+        Threads of a process.
     baseline_bytes : int
         What the interpreter and the libraries take.
+    processes : int
+        Several share no cache: what two tiles both read, each may have to decode.
 
     Raises
     ------
@@ -75,7 +100,7 @@ def make_plan(work: Work, *, cap_bytes: int, workers: int, baseline_bytes: int) 
     if 0 in work.layout.raster.shape:
         grid = TileGrid(work.output_shape, work.layout.unit, work.source.planes)
         memory = Memory.of(work, grid.tile, workers=0, baseline_bytes=baseline_bytes)
-        return Plan(work, grid, workers, cap_bytes, 0, memory, 1.0)
+        return Plan(work, grid, workers, cap_bytes, 0, memory, 1.0, processes)
     best: tuple[float, Plan] | None = None
     least: int | None = None
     for tile in _tile_shapes(work):
@@ -83,9 +108,11 @@ def make_plan(work: Work, *, cap_bytes: int, workers: int, baseline_bytes: int) 
         least = bare.peak_bytes if least is None else min(least, bare.peak_bytes)
         if bare.peak_bytes > cap_bytes:
             continue
-        grid, cache_bytes, amplification = _panels(work, tile, workers, cap_bytes - bare.peak_bytes)
+        spare = cap_bytes - bare.peak_bytes
+        layout = _columns if processes > 1 else _panels
+        grid, cache_bytes, amplification = layout(work, tile, workers, spare)
         memory = bare.with_cache(cache_bytes)
-        plan = Plan(work, grid, workers, cap_bytes, cache_bytes, memory, amplification)
+        plan = Plan(work, grid, workers, cap_bytes, cache_bytes, memory, amplification, processes)
         cost = _cost(plan)
         if best is None or cost < best[0]:
             best = cost, plan
@@ -93,8 +120,9 @@ def make_plan(work: Work, *, cap_bytes: int, workers: int, baseline_bytes: int) 
         assert least is not None
         raise MemoryCapError(
             f"a memory cap of {cap_bytes / MIB:.4g} MiB cannot be kept with {workers} "
-            f"worker{'s' if workers > 1 else ''}: the smallest that can is "
-            f"{ceil_div(least, MIB)} MiB; raise --memory or lower --workers"
+            f"worker{'s' if workers > 1 else ''}{' in each process' if processes > 1 else ''}: "
+            f"the smallest that can is {ceil_div(least, MIB)} MiB; "
+            "raise --memory or lower --workers"
         )
     if len(best[1].grid) > MAX_TILES:
         raise InputError(f"the raster needs {len(best[1].grid)} tiles, more than {MAX_TILES}")
@@ -129,10 +157,7 @@ def _panels(work: Work, tile: Shape, workers: int, spare_bytes: int) -> tuple[Ti
     shape, source = work.output_shape, work.source
     across = ceil_div(shape[1], tile[1])
     if source.chunk is None:
-        grid = TileGrid(shape, tile, source.planes)
-        rows = _read_length(work, 0, tile[0], 1)
-        columns = _read_length(work, 1, tile[1], 1)
-        return grid, 0, rows * columns / max(1, source.spatial[0] * source.spatial[1])
+        return TileGrid(shape, tile, source.planes), 0, _unshared(work, tile)
     chunk_rows = _chunk_span(work, 0, tile[0])
     chunk_bytes = source.chunk_planes * source.pixel_bytes
     # Tiles ahead of the one a chunk is kept for: those in the hands of the workers.
@@ -146,11 +171,33 @@ def _panels(work: Work, tile: Shape, workers: int, spare_bytes: int) -> tuple[Ti
             break
         panel //= 2
     else:
-        panel, need = across, 0
-        rows = _read_length(work, 0, tile[0], source.chunk[0])
-        columns = _read_length(work, 1, tile[1], source.chunk[1])
+        return TileGrid(shape, tile, source.planes), 0, _unshared(work, tile)
     grid = TileGrid(shape, tile, source.planes, None if panel == across else panel)
     return grid, need, rows * columns / (source.spatial[0] * source.spatial[1])
+
+
+def _columns(
+    work: Work, tile: Shape, workers: int, spare_bytes: int
+) -> tuple[TileGrid, int, float]:
+    """Columns of tiles, of which a batch is a piece: its tiles share chunks, batches do not.
+
+    As `_panels`; the amplification is that of tiles that share nothing, a bound.
+    """
+    source = work.source
+    grid = TileGrid(work.output_shape, tile, source.planes, 1)
+    need = 0
+    if source.chunk is not None:
+        chunk_bytes = source.chunk_planes * source.pixel_bytes
+        rows, columns = (_chunk_span(work, axis, tile[axis]) for axis in (0, 1))
+        need = (1 + workers) * rows * columns * chunk_bytes
+    return grid, need if need <= spare_bytes else 0, _unshared(work, tile)
+
+
+def _unshared(work: Work, tile: Shape) -> float:
+    """Read amplification when every tile decodes all that it reads."""
+    chunk, (rows, columns) = work.source.chunk or (1, 1), work.source.spatial
+    read = _read_length(work, 0, tile[0], chunk[0]) * _read_length(work, 1, tile[1], chunk[1])
+    return read / max(1, rows * columns)
 
 
 def _decoded(work: Work, axis: int, start: int, stop: int, chunk: int) -> tuple[int, int]:
@@ -229,4 +276,4 @@ def _cost(plan: Plan) -> float:
     )
     # At the end workers wait for the last tile, half of one each on average.
     count = len(grid)
-    return pixel * (ceil_div(count, plan.workers) + 0.5) * plan.workers / count
+    return pixel * (ceil_div(count, plan.lanes) + 0.5) * plan.lanes / count

@@ -30,6 +30,9 @@ class Listener:
     def started(self, plan: Plan) -> None:
         """The plan is made; the first tile comes next."""
 
+    def connected(self, link: str) -> None:
+        """A cluster does the work; its dashboard is at `link`."""
+
     def warned(self, text: str) -> None:
         """Something may go wrong that need not."""
 
@@ -57,6 +60,10 @@ class PlainProgress(Listener):
         self._stream = stream
         self._every_s = every_s
         self._last = time.monotonic()
+
+    def connected(self, link: str) -> None:
+        """Say where to watch."""
+        self._say(f"dashboard: {link}")
 
     def started(self, plan: Plan) -> None:
         """Say what begins."""
@@ -146,9 +153,15 @@ def heading(plan: Plan) -> str:
     return (
         f"{size} {raster.dtype}, {plan.work.operation.kernel.name}, "
         f"{plan.work.choice.method}; {len(grid)} tiles of {grid.tile[0]} x {grid.tile[1]}, "
-        f"{plan.workers} worker{'s' if plan.workers > 1 else ''}, "
-        f"{plan.memory.peak_bytes // MIB} of {plan.cap_bytes // MIB} MiB"
+        f"{_hands(plan)}, {plan.memory.peak_bytes // MIB} of {plan.cap_bytes // MIB} MiB"
+        + (f" each, {plan.total_bytes // MIB} MiB in all" if plan.processes > 1 else "")
     )
+
+
+def _hands(plan: Plan) -> str:
+    """Who does the work: ``2 workers``, or ``16 processes of 4 workers``."""
+    workers = f"{plan.workers} worker{'s' if plan.workers > 1 else ''}"
+    return f"{plan.processes} processes of {workers}" if plan.processes > 1 else workers
 
 
 def summary(report: Report) -> str:
@@ -159,14 +172,20 @@ def summary(report: Report) -> str:
         f"{rate(report)}, peak memory {report.peak_memory_bytes // MIB} MiB, {stored}"
     )
     lines = [done]
+    if len(report.peaks) > 1:
+        lines.append(
+            f"{len(report.peaks)} processes, {100 * report.busy:.0f} % busy; "
+            f"{report.decoded_bytes / MIB / max(report.elapsed_s, 1e-9):.0f} MiB/s decoded, "
+            f"{report.stored_bytes / MIB / max(report.elapsed_s, 1e-9):.0f} MiB/s stored"
+        )
     if report.clipped:
         lines.append(f"{report.clipped} values did not fit the output dtype and were clipped")
     if report.nans:
         lines.append(f"{report.nans} NaN became {report.plan.work.cast.nan_fill}")
-    if report.absent_chunks:
+    if report.absent.count:
         lines.append(
-            f"{report.absent_chunks} chunks of the input are absent and were read as its "
-            f"fill value: {', '.join(report.absent_first)}"
+            f"{report.absent.count} chunks of the input are absent and were read as its "
+            f"fill value: {', '.join(report.absent.first)}"
         )
     return "\n".join(lines)
 

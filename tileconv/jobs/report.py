@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
+from tileconv.jobs.batches import BatchResult, process_name
 from tileconv.jobs.limits import peak_resident_bytes
 from tileconv.jobs.plan import Plan
-from tileconv.jobs.tile_task import TileResult
+from tileconv.stores.absent import AbsentChunks
 
 
 @dataclass(slots=True)
@@ -20,41 +21,63 @@ class Report:
         What was to be done.
     output : str
         Where the result is.
+    chunks : int
+        Of the input.
     """
 
     plan: Plan
     output: str
+    chunks: int
     tiles: int = 0
     pixels: int = 0
     stored_bytes: int = 0
     decoded_bytes: int = 0
     clipped: int = 0
     nans: int = 0
-    absent_chunks: int = 0
-    absent_first: list[str] = field(default_factory=list)
+    absent: AbsentChunks = field(init=False)
     read_s: float = 0.0
     compute_s: float = 0.0
     write_s: float = 0.0
     elapsed_s: float = 0.0
-    peak_memory_bytes: int = 0
+    peaks: dict[str, int] = field(default_factory=dict)
     _started: float = field(default_factory=time.perf_counter)
 
-    def add(self, result: TileResult) -> None:
-        """Count one finished tile."""
-        self.tiles += 1
-        self.pixels += result.pixels
-        self.stored_bytes += result.stored_bytes
-        self.clipped += result.clipped
-        self.nans += result.nans
-        self.read_s += result.read_s
-        self.compute_s += result.compute_s
-        self.write_s += result.write_s
+    def __post_init__(self) -> None:
+        self.absent = AbsentChunks(self.chunks)
+
+    def add(self, result: BatchResult) -> None:
+        """Count the tiles of a batch."""
+        for tile in result.tiles:
+            self.tiles += 1
+            self.pixels += tile.pixels
+            self.stored_bytes += tile.receipt.stored_bytes
+            self.decoded_bytes += tile.decoded_bytes
+            self.clipped += tile.clipped
+            self.nans += tile.nans
+            self.absent.merge(tile.absent)
+            self.read_s += tile.read_s
+            self.compute_s += tile.compute_s
+            self.write_s += tile.write_s
+        self.peaks[result.process] = result.peak_memory_bytes
         self.elapsed_s = time.perf_counter() - self._started
 
     def close(self) -> None:
-        """Take the time and the peak memory of this process."""
+        """Take the time, and the peak memory of this process if it has worked on tiles."""
         self.elapsed_s = time.perf_counter() - self._started
-        self.peak_memory_bytes = peak_resident_bytes()
+        if not self.peaks or process_name() in self.peaks:
+            self.peaks[process_name()] = peak_resident_bytes()
+
+    @property
+    def peak_memory_bytes(self) -> int:
+        """Most memory that any process that worked on tiles has had."""
+        return max(self.peaks.values(), default=0)
+
+    @property
+    def busy(self) -> float:
+        """Part of the time that the threads of all these processes were working on tiles."""
+        lanes = self.plan.workers * max(1, len(self.peaks))
+        worked = self.read_s + self.compute_s + self.write_s
+        return worked / (lanes * self.elapsed_s) if self.elapsed_s else 0.0
 
     @property
     def pixels_per_s(self) -> float:
@@ -86,12 +109,13 @@ class Report:
             "read_amplification": self.read_amplification,
             "clipped": self.clipped,
             "nan_filled": self.nans,
-            "absent_chunks": self.absent_chunks,
-            "absent_first": self.absent_first,
+            "absent_chunks": self.absent.count,
+            "absent_first": self.absent.first,
             "memory": {
                 "peak_bytes": self.peak_memory_bytes,
                 "planned_bytes": self.plan.memory.peak_bytes,
                 "cap_bytes": self.plan.cap_bytes,
             },
             "workers": self.plan.workers,
+            "processes": len(self.peaks),
         }

@@ -2,43 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from tileconv.errors import ConfigError, InputError, StorageError
+from tileconv.jobs.backends import Backend, ThreadsBackend
+from tileconv.jobs.batches import Batches, BatchTask
 from tileconv.jobs.config import Job, Run, as_job
-from tileconv.jobs.executors import local_executor, run_bounded
-from tileconv.jobs.limits import (
-    default_memory_cap,
-    resident_bytes,
-    usable_cores,
-)
-from tileconv.jobs.memory import baseline_bytes, settle
+from tileconv.jobs.executors import run_bounded
 from tileconv.jobs.plan import Plan, make_plan
 from tileconv.jobs.progress import Listener
 from tileconv.jobs.report import Report
-from tileconv.jobs.spelling import parse_size
 from tileconv.jobs.staging import check_output, stage
 from tileconv.jobs.tile_task import TileTask
 from tileconv.jobs.work import Work, resolve
 from tileconv.stores.absent import Missing
-from tileconv.stores.chunk_cache import ChunkCache
 from tileconv.stores.disk import free_bytes
 from tileconv.stores.formats import format_of, open_sink, open_source
+from tileconv.stores.sink import Sink
 from tileconv.stores.source import Source
 
 JobLike = Job | str | os.PathLike[str] | Mapping[str, object]
 
 
-def run(job: JobLike, *, listener: Listener | None = None) -> Report:
+def run(job: JobLike, *, client: Any = None, listener: Listener | None = None) -> Report:
     """Run a job: convolve its raster into its output, within its memory cap.
 
     Parameters
     ----------
     job : Job, path to a TOML config, or mapping of its tables
+    client : distributed.Client or None
+        A dask cluster to run on, whatever ``run.cluster`` says; it is left open. Without
+        either, threads of this process do the work.
     listener : Listener or None
         Is told of the plan, of each tile, and of the end.
 
@@ -54,16 +52,19 @@ def run(job: JobLike, *, listener: Listener | None = None) -> Report:
 
     Notes
     -----
-    To keep the cap, the C library's threshold for giving freed memory back is fixed for the
-    whole process; see `tileconv.jobs.memory.settle`.
+    To keep the cap, the C library's threshold for giving freed memory back is fixed in every
+    process that works on tiles; see `tileconv.jobs.memory.settle`.
     """
     job = as_job(job)
     check_names(job)
-    with open_input(job) as source:
+    with open_input(job) as source, backend_of(job.run, client) as backend:
+        source.require_chunks()
+        work = resolve(job, source.raster, source.tags)
         return execute(
-            plan_for(job, source),
+            plan_within(work, job.run, backend),
             source,
             job.output_path,
+            backend=backend,
             overwrite=job.output.overwrite,
             listener=listener or Listener(),
         )
@@ -74,6 +75,7 @@ def execute(
     source: Source,
     output: Path,
     *,
+    backend: Backend,
     overwrite: bool,
     listener: Listener,
 ) -> Report:
@@ -85,32 +87,25 @@ def execute(
     source : Source
         What the plan was made for; its cache is given the size that was planned.
     output : Path
+    backend : Backend
+        What the plan was made for.
     overwrite : bool
         Whether an output that is there is replaced.
     listener : Listener
     """
     check_disk(plan, output, listener)
-    cache = source.cache or ChunkCache(0)
-    cache.capacity_bytes = plan.cache_bytes
-    report = Report(plan, str(output))
+    report = Report(plan, str(output), source.absent.chunks)
+    if backend.link is not None:
+        listener.connected(backend.link)
     listener.started(plan)
     with stage(output, overwrite=overwrite) as staging:
-        warm_up(plan.work)
-        settle()
         sink = open_sink(plan.work.layout, staging.result)
         try:
-            task = TileTask(plan.work, source, sink)
-            with local_executor(plan.workers) as executor:
-                for result in run_bounded(executor, task, plan.grid, plan.workers + 1):
-                    report.add(result)
-                    listener.advanced(report)
-                    listener.each_tile()
+            convolve_tiles(plan, source, sink, backend, staging.folder, report, listener)
             sink.finish()
         finally:
             sink.close()
         staging.commit()
-    report.decoded_bytes = cache.load_bytes
-    report.absent_chunks, report.absent_first = source.absent.count, source.absent.first
     # A config's folder leaves detours in the name: configs/../out.
     tidy = Path(os.path.normpath(output))
     if tidy.exists() and tidy.samefile(output):
@@ -120,12 +115,42 @@ def execute(
     return report
 
 
-def plan(job: JobLike) -> Plan:
+def convolve_tiles(  # noqa: PLR0913, PLR0917 - the architecture's one sentence
+    plan: Plan,
+    source: Source,
+    sink: Sink,
+    backend: Backend,
+    folder: Path,
+    report: Report,
+    listener: Listener,
+) -> None:
+    """Every tile of a plan, from the source through the backend into the sink."""
+    task = TileTask(plan.work, source, sink.writer, plan.cache_bytes)
+    count = len(plan.grid)
+    batches = Batches(
+        range(count), count, target_s=backend.batch_s, tile_s=plan.tile_s, lanes=backend.lanes
+    )
+    call = BatchTask(plan.grid, task)
+    with backend.executor(plan, call, folder) as executor:
+        for result in run_bounded(executor, call, batches, backend.in_flight):
+            for tile in result.tiles:
+                sink.record(tile.receipt)
+            batches.learn(result)
+            report.add(result)
+            listener.advanced(report)
+            listener.each_tile()
+            if result.error is not None:
+                raise result.error
+
+
+def plan(job: JobLike, *, client: Any = None) -> Plan:
     """How a job would be done, and what it will take; nothing is written.
 
     Parameters
     ----------
     job : Job, path to a TOML config, or mapping of its tables
+    client : distributed.Client or None
+        As for `run`.
 
     Raises
     ------
@@ -134,8 +159,22 @@ def plan(job: JobLike) -> Plan:
     """
     job = as_job(job)
     check_names(job)
-    with open_input(job) as source:
-        return plan_for(job, source)
+    with open_input(job) as source, backend_of(job.run, client) as backend:
+        source.require_chunks()
+        return plan_within(resolve(job, source.raster, source.tags), job.run, backend)
+
+
+@contextlib.contextmanager
+def backend_of(limits: Run, client: Any = None) -> Iterator[Backend]:
+    """What a job's tiles are worked on by: a client, the cluster it names, or threads."""
+    where = limits.cluster if client is None else client
+    if where is None:
+        yield ThreadsBackend()
+        return
+    from tileconv.jobs.cluster import connected
+
+    with connected(where, limits) as backend:
+        yield backend
 
 
 def check_names(job: Job) -> None:
@@ -175,20 +214,15 @@ def open_input(job: Job) -> Source:
     )
 
 
-def plan_for(job: Job, source: Source) -> Plan:
-    """The plan of a job for an open source."""
-    source.require_chunks()
-    work = resolve(job, source.raster, source.tags)
-    return plan_within(work, job.run)
-
-
-def plan_within(work: Work, limits: Run) -> Plan:
-    """The plan of some work within what a job's ``[run]`` gives, or the machine."""
+def plan_within(work: Work, limits: Run, backend: Backend) -> Plan:
+    """The plan of some work within what a job's ``[run]`` gives, or the machines."""
+    given = backend.resources(work, limits)
     return make_plan(
         work,
-        cap_bytes=default_memory_cap() if limits.memory is None else parse_size(limits.memory),
-        workers=limits.workers or usable_cores(),
-        baseline_bytes=max(baseline_bytes(work), resident_bytes()),
+        cap_bytes=given.cap_bytes,
+        workers=given.threads,
+        baseline_bytes=given.baseline_bytes,
+        processes=given.processes,
     )
 
 
@@ -212,11 +246,3 @@ def check_disk(plan: Plan, output: Path, listener: Listener) -> None:
         f"output {output} takes at most {layout.max_bytes} bytes, the disk has {free} free; "
         "it may not fit"
     )
-
-
-def warm_up(work: Work) -> None:
-    """Compile or load the engine's machine code once, before threads would all do it."""
-    rows, columns = work.operation.kernel.shape
-    samples = work.source.samples
-    block = np.zeros((rows, columns, samples), work.block_dtype)
-    work.engine.apply(block, np.empty((1, 1, samples), work.cast.dtype), work.cast)

@@ -6,6 +6,7 @@ import threading
 import time
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -13,11 +14,12 @@ from tileconv.core.boundary import read_extended
 from tileconv.core.grid import Tile
 from tileconv.errors import InputError
 from tileconv.jobs.work import Work
-from tileconv.stores.sink import Sink
+from tileconv.stores.absent import Absences
+from tileconv.stores.sink import Receipt, Writer
 from tileconv.stores.source import Source
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class TileResult:
     """What one tile took, and what became of its pixels.
 
@@ -27,22 +29,33 @@ class TileResult:
         Of the tile.
     pixels : int
         Written, whatever their samples.
-    stored_bytes : int
-        As encoded.
+    receipt : Receipt
+        Where they are stored.
     clipped, nans : int
         Samples that saturated, and NaN that became the fill given.
+    absent : Absences
+        Chunks of the input that were found to be absent since the last tile.
+    decoded_bytes : int
+        Bytes of chunks decoded since the last tile.
     read_s, compute_s, write_s : float
         Seconds of wall time for each step.
     """
 
     index: int
     pixels: int
-    stored_bytes: int
+    receipt: Receipt
     clipped: int
     nans: int
+    absent: Absences
+    decoded_bytes: int
     read_s: float
     compute_s: float
     write_s: float
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds of the whole tile."""
+        return self.read_s + self.compute_s + self.write_s
 
 
 class _Buffers(threading.local):
@@ -68,19 +81,31 @@ class _Buffers(threading.local):
 class TileTask:
     """Does one tile, from any number of threads at once.
 
+    Pickled, it opens its source and its writer anew.
+
     Parameters
     ----------
     work : Work
         What is computed.
     source : Source
-    sink : Sink
+    writer : Writer
+    cache_bytes : int
+        What the source's cache of decoded chunks may hold.
     """
 
-    def __init__(self, work: Work, source: Source, sink: Sink) -> None:
+    def __init__(self, work: Work, source: Source, writer: Writer, cache_bytes: int) -> None:
         self.work = work
         self.source = source
-        self.sink = sink
+        self.writer = writer
+        if source.cache is not None:
+            source.cache.capacity_bytes = cache_bytes
+        self._cache_bytes = cache_bytes
         self._buffers = _Buffers()
+        self._lock = threading.Lock()
+        self._decoded_bytes = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TileTask, (self.work, self.source, self.writer, self._cache_bytes)
 
     def __call__(self, tile: Tile) -> TileResult:
         """Read, extend, convolve, cast and write one tile.
@@ -111,17 +136,33 @@ class TileTask:
         self._check(tile, counts.clipped, counts.nans)
         convolved = time.perf_counter()
         pixels = result[tile.region.within(computed).slices]
-        stored = self.sink.write(tile.plane, tile.region, pixels)
+        receipt = self.writer.write(tile.plane, tile.region, pixels)
         return TileResult(
             index=tile.index,
             pixels=tile.region.area,
-            stored_bytes=stored,
+            receipt=receipt,
             clipped=counts.clipped,
             nans=counts.nans,
+            absent=self.source.absent.news(),
+            decoded_bytes=self._newly_decoded(),
             read_s=read - started,
             compute_s=convolved - read,
             write_s=time.perf_counter() - convolved,
         )
+
+    def close(self) -> None:
+        """Release the source and the writer."""
+        self.source.close()
+        self.writer.close()
+
+    def _newly_decoded(self) -> int:
+        """Bytes decoded since the last tile of any thread asked."""
+        cache = self.source.cache
+        if cache is None:
+            return 0
+        with self._lock:
+            before, self._decoded_bytes = self._decoded_bytes, cache.load_bytes
+            return self._decoded_bytes - before
 
     def _check(self, tile: Tile, clipped: int, nans: int) -> None:
         """Refuse what the user has not said may be changed."""

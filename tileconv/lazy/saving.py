@@ -19,6 +19,7 @@ from tileconv.core.methods import Choice, Method
 from tileconv.core.operation import Mode, Operation
 from tileconv.core.pixels import Cast
 from tileconv.core.raster import Raster
+from tileconv.jobs.backends import ThreadsBackend
 from tileconv.jobs.config import Output, Run
 from tileconv.jobs.progress import Listener
 from tileconv.jobs.report import Report
@@ -112,8 +113,11 @@ def save_array(array: da.Array, output: Output, run: Run, *, axes: str | None) -
     # Opened anew, so that its cache can be given the size that was planned.
     with file.reopened() if file else DaskSource(array, axes) as source:
         source.require_chunks()
-        plan = plan_within(_work(source, block_work, file_format, output), run)
-        return execute(plan, source, path, overwrite=output.overwrite, listener=Listener())
+        backend = ThreadsBackend()
+        plan = plan_within(_work(source, block_work, file_format, output), run, backend)
+        return execute(
+            plan, source, path, backend=backend, overwrite=output.overwrite, listener=Listener()
+        )
 
 
 def _file_and_work(array: da.Array) -> tuple[OpenFile | None, BlockWork | None]:

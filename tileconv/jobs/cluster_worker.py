@@ -1,0 +1,179 @@
+"""What runs on a cluster's workers: it looks around, opens a run's task once, does batches."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import threading
+import weakref
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tileconv.core.raster import Raster
+from tileconv.errors import ClusterError, TileconvError
+from tileconv.jobs.backends import warm_up
+from tileconv.jobs.batches import Batch, BatchResult, BatchTask, process_name
+from tileconv.jobs.limits import resident_bytes, usable_memory
+from tileconv.jobs.memory import settle
+from tileconv.jobs.work import Work
+
+TOKEN_NAME = "workers-look-for-this"  # noqa: S105 - a file's name
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFacts:
+    """What a worker has.
+
+    Parameters
+    ----------
+    threads : int
+    memory_limit_bytes : int
+        Above which it is stopped: dask's limit, or the machine's.
+    resident_bytes : int
+        In memory once everything that a job needs is loaded and compiled.
+    """
+
+    threads: int
+    memory_limit_bytes: int
+    resident_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What every worker of a run must find, wherever it runs.
+
+    Parameters
+    ----------
+    raster : Raster
+        The input, as the client sees it.
+    folder : Path
+        Where the output is staged.
+    token : str
+        What a file named `TOKEN_NAME` in that folder holds.
+    """
+
+    raster: Raster
+    folder: Path
+    token: str
+
+
+async def look_around(work: Work, dask_worker: Any) -> WorkerFacts:
+    """What this worker has, once it is ready for tiles; the worker answers others meanwhile."""
+    await asyncio.to_thread(_make_ready, work)
+    return WorkerFacts(
+        dask_worker.state.nthreads,
+        dask_worker.memory_manager.memory_limit or usable_memory(),
+        resident_bytes(),
+    )
+
+
+async def try_open(held: HeldTask) -> None:
+    """Open a run's task as the first batch would.
+
+    Raises
+    ------
+    ClusterError
+        The input or the staging folder is not to be seen from here.
+    """
+    await asyncio.to_thread(held.open)
+
+
+def run_batch(held: HeldTask, batch: Batch) -> BatchResult:
+    """Do a batch with the task that this worker holds."""
+    return held(batch)
+
+
+class HeldTask:
+    """A run's task, that a worker opens at its first batch and keeps until the run's end.
+
+    A value of the run's graph: the client makes it once, each worker receives it once, and
+    its threads share the source, its cache of chunks and the part file.
+
+    Parameters
+    ----------
+    payload : bytes
+        A pickled `BatchTask`.
+    threads : int
+        Most batches at once, whatever the worker's own number: memory is planned for these.
+    expected : Surroundings
+    """
+
+    def __init__(self, payload: bytes, threads: int, expected: Surroundings) -> None:
+        self._payload = payload
+        self._threads = threads
+        self._expected = expected
+        self._places = threading.BoundedSemaphore(threads)
+        self._lock = threading.Lock()
+        self._task: BatchTask | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return HeldTask, (self._payload, self._threads, self._expected)
+
+    def __call__(self, batch: Batch) -> BatchResult:
+        """Do a batch."""
+        task = self.open()
+        with self._places:
+            return task(batch)
+
+    def open(self) -> BatchTask:
+        """The task, opened and checked the first time.
+
+        Raises
+        ------
+        ClusterError
+            This worker does not see what the client sees.
+        """
+        with self._lock:
+            if self._task is None:
+                self._task = self._opened()
+            return self._task
+
+    def _opened(self) -> BatchTask:
+        _check_folder(self._expected)
+        try:
+            task: BatchTask = pickle.loads(self._payload)  # noqa: S301 - our client's bytes
+        except TileconvError as error:
+            raise ClusterError(
+                f"worker {process_name()} cannot read the input: {error}; "
+                "put it where every worker sees it under the same name"
+            ) from None
+        weakref.finalize(self, task.task.close)
+        if task.task.source.raster != self._expected.raster:
+            raise ClusterError(
+                f"worker {process_name()} sees another raster as the input, "
+                f"{task.task.source.raster}, than the client; "
+                "put it where every worker sees it under the same name"
+            )
+        _limit_threads(self._threads)
+        _make_ready(task.task.work)
+        return task
+
+
+def _check_folder(expected: Surroundings) -> None:
+    """Refuse to work where the staged output of the client is not to be seen."""
+    try:
+        found = (expected.folder / TOKEN_NAME).read_text()
+    except OSError as error:
+        found = str(error.strerror)
+    if found != expected.token:
+        raise ClusterError(
+            f"worker {process_name()} does not see the folder {expected.folder} in which the "
+            "output is made; choose an output on a file system that all machines share"
+        )
+
+
+def _make_ready(work: Work) -> None:
+    warm_up(work)
+    settle()
+
+
+def _limit_threads(threads: int) -> None:
+    """Keep libraries from starting threads of their own beside those of the worker.
+
+    Our engines call neither BLAS nor parallel loops, and our codecs run in the thread that
+    calls them; zarr-python, which reads what we do not, has a pool.
+    """
+    import zarr
+
+    zarr.config.set({"threading.max_workers": threads, "async.concurrency": threads})
