@@ -127,6 +127,9 @@ run_options = _stack(
     [
         click.option("--overwrite", is_flag=True, default=None, help="Replace the output."),
         click.option(
+            "--restart", is_flag=True, help="Drop what an unfinished run has done already."
+        ),
+        click.option(
             "--memory",
             metavar="SIZE",
             help="Most memory of each process, like 512MiB.  [a quarter of what it may use]",

@@ -359,7 +359,6 @@ def test_copies_of_the_writer_write_into_the_same_output(tmp_path, file_format, 
         sink.record(receipt)
     sink.finish()
     assert same(READERS[file_format](path), array)
-    assert [entry.name for entry in tmp_path.iterdir()] == [path.name], "parts are left"
 
 
 def test_some_tiles_here_some_elsewhere_some_twice(tmp_path, file_format):
@@ -368,12 +367,12 @@ def test_some_tiles_here_some_elsewhere_some_twice(tmp_path, file_format):
     sink = open_for(array, "zyxs", file_format, path)
     lost, kept = elsewhere(sink, array, writers=2), elsewhere(sink, array, writers=2)
     planes = planes_of(array, sink.layout.raster)
-    for number, (first, second) in enumerate(zip(lost, kept, strict=True)):
-        sink.record(first)
+    for number, tile in enumerate(tiles_of(sink)):
+        sink.record(lost[number])
         if number % 3:
-            sink.record(second)
+            sink.record(kept[number])
         else:
-            store(sink, first.plane, first.region, planes[first.plane][first.region.slices])
+            store(sink, tile.plane, tile.region, planes[tile.plane][tile.region.slices])
     sink.finish()
     assert same(READERS[file_format](path), array)
 

@@ -104,6 +104,7 @@ def _local(processes: int, run: Run) -> Iterator[distributed.Client]:
                 host="127.0.0.1",
                 dashboard_address="127.0.0.1:8787",
                 silence_logs=logging.CRITICAL,
+                preload=["tileconv.jobs.cluster_worker"],
             ) as cluster,
             distributed.Client(cluster) as client,
         ):

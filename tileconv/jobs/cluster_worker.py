@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import signal
 import threading
 import weakref
 from dataclasses import dataclass
@@ -56,6 +57,12 @@ class Surroundings:
     raster: Raster
     folder: Path
     token: str
+
+
+def dask_setup(worker: Any) -> None:
+    """Leave Ctrl-C to the client, whose terminal a local cluster shares; dask calls this."""
+    del worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 async def look_around(work: Work, dask_worker: Any) -> WorkerFacts:

@@ -7,7 +7,7 @@ long as planning a thumbnail.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tileconv.core.boundary import plan_axis
 from tileconv.core.grid import Region, Shape, TileGrid, align_down, align_up, ceil_div
@@ -129,6 +129,42 @@ def make_plan(
     return best[1]
 
 
+def plan_on(plan: Plan, grid: TileGrid) -> Plan:
+    """The plan of the same work on other tiles: those of a run that is gone on with.
+
+    Raises
+    ------
+    MemoryCapError
+        They do not fit the cap.
+    """
+    if grid == plan.grid:
+        return plan
+    bare = Memory.of(
+        plan.work, grid.tile, workers=plan.workers, baseline_bytes=plan.memory.baseline_bytes
+    )
+    if bare.peak_bytes > plan.cap_bytes:
+        raise MemoryCapError(
+            f"the unfinished run has tiles of {grid.tile[0]} x {grid.tile[1]}, which take "
+            f"{ceil_div(bare.peak_bytes, MIB)} MiB, more than {plan.cap_bytes // MIB}; raise "
+            "--memory, lower --workers, or drop that run with --restart"
+        )
+    spare = plan.cap_bytes - bare.peak_bytes
+    need = _cache_need(plan.work, grid, plan.workers)
+    cache_bytes = need if need <= spare else 0
+    return replace(plan, grid=grid, cache_bytes=cache_bytes, memory=bare.with_cache(cache_bytes))
+
+
+def _cache_need(work: Work, grid: TileGrid, workers: int) -> int:
+    """Bytes of decoded chunks that serve a row of a panel and what is in the workers' hands."""
+    source = work.source
+    if source.chunk is None:
+        return 0
+    rows, columns = (_chunk_span(work, axis, grid.tile[axis]) for axis in (0, 1))
+    across = grid.panel or grid.grid_shape[1]
+    kept = rows * _chunk_span(work, 1, across * grid.tile[1])
+    return (kept + workers * rows * columns) * source.chunk_planes * source.pixel_bytes
+
+
 def _tile_shapes(work: Work) -> Iterator[Shape]:
     """Tiles of whole write units: square ones, wide ones, and whatever covers a small raster."""
     unit, shape, seen = work.layout.unit, work.output_shape, set()
@@ -158,21 +194,16 @@ def _panels(work: Work, tile: Shape, workers: int, spare_bytes: int) -> tuple[Ti
     across = ceil_div(shape[1], tile[1])
     if source.chunk is None:
         return TileGrid(shape, tile, source.planes), 0, _unshared(work, tile)
-    chunk_rows = _chunk_span(work, 0, tile[0])
-    chunk_bytes = source.chunk_planes * source.pixel_bytes
-    # Tiles ahead of the one a chunk is kept for: those in the hands of the workers.
-    ahead = workers * chunk_rows * _chunk_span(work, 1, tile[1])
     panel = across
     while panel >= 1:
-        need = (chunk_rows * _chunk_span(work, 1, panel * tile[1]) + ahead) * chunk_bytes
-        if need <= spare_bytes:
+        grid = TileGrid(shape, tile, source.planes, None if panel == across else panel)
+        if (need := _cache_need(work, grid, workers)) <= spare_bytes:
             rows = _kept_length(work, tile[0], source.chunk[0])
             columns = _read_length(work, 1, panel * tile[1], source.chunk[1])
             break
         panel //= 2
     else:
         return TileGrid(shape, tile, source.planes), 0, _unshared(work, tile)
-    grid = TileGrid(shape, tile, source.planes, None if panel == across else panel)
     return grid, need, rows * columns / (source.spatial[0] * source.spatial[1])
 
 
@@ -183,13 +214,8 @@ def _columns(
 
     As `_panels`; the amplification is that of tiles that share nothing, a bound.
     """
-    source = work.source
-    grid = TileGrid(work.output_shape, tile, source.planes, 1)
-    need = 0
-    if source.chunk is not None:
-        chunk_bytes = source.chunk_planes * source.pixel_bytes
-        rows, columns = (_chunk_span(work, axis, tile[axis]) for axis in (0, 1))
-        need = (1 + workers) * rows * columns * chunk_bytes
+    grid = TileGrid(work.output_shape, tile, work.source.planes, 1)
+    need = _cache_need(work, grid, workers)
     return grid, need if need <= spare_bytes else 0, _unshared(work, tile)
 
 

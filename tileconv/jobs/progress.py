@@ -36,8 +36,11 @@ class Listener:
     def warned(self, text: str) -> None:
         """Something may go wrong that need not."""
 
+    def resumed(self, report: Report) -> None:
+        """Tiles that another run has done are counted; there may be none."""
+
     def advanced(self, report: Report) -> None:
-        """A tile is done."""
+        """Some tiles are done."""
 
     def finished(self, report: Report) -> None:
         """The output has its name."""
@@ -70,6 +73,12 @@ class PlainProgress(Listener):
         self._say(heading(plan))
         self._last = time.monotonic()
 
+    def resumed(self, report: Report) -> None:
+        """Say what need not be done again."""
+        if report.resumed_tiles:
+            count = len(report.plan.grid)
+            self._say(f"going on: {report.resumed_tiles} of {count} tiles are done already")
+
     def warned(self, text: str) -> None:
         """Say it."""
         self._say(f"tileconv: warning: {text}")
@@ -80,7 +89,8 @@ class PlainProgress(Listener):
         if now - self._last >= self._every_s:
             self._last = now
             count = len(report.plan.grid)
-            left_s = report.elapsed_s * (count - report.tiles) / report.tiles
+            done = report.tiles - report.resumed_tiles
+            left_s = report.elapsed_s * (count - report.tiles) / done
             self._say(
                 f"{report.tiles} of {count} tiles ({100 * report.tiles // count} %), "
                 f"{rate(report)}, {duration(left_s)} left"

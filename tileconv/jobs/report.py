@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 
 from tileconv.jobs.batches import BatchResult, process_name
+from tileconv.jobs.journal import Frame
 from tileconv.jobs.limits import peak_resident_bytes
 from tileconv.jobs.plan import Plan
 from tileconv.stores.absent import AbsentChunks
@@ -30,6 +31,8 @@ class Report:
     chunks: int
     tiles: int = 0
     pixels: int = 0
+    resumed_tiles: int = 0
+    resumed_pixels: int = 0
     stored_bytes: int = 0
     decoded_bytes: int = 0
     clipped: int = 0
@@ -44,6 +47,18 @@ class Report:
 
     def __post_init__(self) -> None:
         self.absent = AbsentChunks(self.chunks)
+
+    def resume(self, frame: Frame) -> None:
+        """Count tiles that another run has done."""
+        totals = frame.totals
+        self.tiles += len(frame.tiles)
+        self.resumed_tiles += len(frame.tiles)
+        self.pixels += totals.pixels
+        self.resumed_pixels += totals.pixels
+        self.stored_bytes += frame.receipt.stored_bytes
+        self.clipped += totals.clipped
+        self.nans += totals.nans
+        self.absent.merge(totals.absences)
 
     def add(self, result: BatchResult) -> None:
         """Count the tiles of a batch."""
@@ -81,14 +96,19 @@ class Report:
 
     @property
     def pixels_per_s(self) -> float:
-        """Output pixels a second, whatever their samples."""
-        return self.pixels / self.elapsed_s if self.elapsed_s else 0.0
+        """Output pixels a second, whatever their samples; of this run alone."""
+        done = self.pixels - self.resumed_pixels
+        return done / self.elapsed_s if self.elapsed_s else 0.0
 
     @property
     def read_amplification(self) -> float | None:
-        """Bytes decoded over bytes in the raster; None for a source without chunks."""
+        """Bytes decoded over bytes in the raster; None where they are not known.
+
+        That is for a source without chunks, and for what another run has begun.
+        """
         raster = self.plan.work.source
-        return self.decoded_bytes / raster.nbytes if raster.chunk and raster.nbytes else None
+        known = raster.chunk and raster.nbytes and not self.resumed_tiles
+        return self.decoded_bytes / raster.nbytes if known else None
 
     def as_dict(self) -> dict[str, object]:
         """For machines: plain numbers, strings and lists."""
@@ -99,6 +119,7 @@ class Report:
             "dtype": str(raster.dtype),
             "method": self.plan.work.choice.method,
             "tiles": self.tiles,
+            "resumed_tiles": self.resumed_tiles,
             "pixels": self.pixels,
             "elapsed_s": round(self.elapsed_s, 3),
             "pixels_per_s": round(self.pixels_per_s),

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from tileconv.core.bitmap import Bitmap
 from tileconv.errors import ConfigError, InputError, StorageError
 from tileconv.jobs.backends import Backend, ThreadsBackend
-from tileconv.jobs.batches import Batches, BatchTask
+from tileconv.jobs.batches import Batches, BatchResult, BatchTask
 from tileconv.jobs.config import Job, Run, as_job
 from tileconv.jobs.executors import run_bounded
-from tileconv.jobs.plan import Plan, make_plan
+from tileconv.jobs.fingerprint import settings_of
+from tileconv.jobs.journal import Journal
+from tileconv.jobs.plan import Plan, make_plan, plan_on
 from tileconv.jobs.progress import Listener
 from tileconv.jobs.report import Report
 from tileconv.jobs.staging import check_output, stage
@@ -28,8 +33,16 @@ from tileconv.stores.source import Source
 JobLike = Job | str | os.PathLike[str] | Mapping[str, object]
 
 
-def run(job: JobLike, *, client: Any = None, listener: Listener | None = None) -> Report:
+def run(
+    job: JobLike,
+    *,
+    client: Any = None,
+    restart: bool = False,
+    listener: Listener | None = None,
+) -> Report:
     """Run a job: convolve its raster into its output, within its memory cap.
+
+    A job that was killed, or failed, goes on where it was.
 
     Parameters
     ----------
@@ -37,6 +50,8 @@ def run(job: JobLike, *, client: Any = None, listener: Listener | None = None) -
     client : distributed.Client or None
         A dask cluster to run on, whatever ``run.cluster`` says; it is left open. Without
         either, threads of this process do the work.
+    restart : bool
+        Whether to begin anew instead of going on with what another run has left.
     listener : Listener or None
         Is told of the plan, of each tile, and of the end.
 
@@ -48,7 +63,7 @@ def run(job: JobLike, *, client: Any = None, listener: Listener | None = None) -
     Raises
     ------
     TileconvError
-        Nothing stands under the output's name then.
+        Nothing stands under the output's name then; the same call again goes on.
 
     Notes
     -----
@@ -66,20 +81,22 @@ def run(job: JobLike, *, client: Any = None, listener: Listener | None = None) -
             job.output_path,
             backend=backend,
             overwrite=job.output.overwrite,
+            restart=restart,
             listener=listener or Listener(),
         )
 
 
-def execute(
+def execute(  # noqa: PLR0913 - each is said by name
     plan: Plan,
     source: Source,
     output: Path,
     *,
     backend: Backend,
     overwrite: bool,
+    restart: bool,
     listener: Listener,
 ) -> Report:
-    """Do what was planned: tile after tile into a staged output, and give it its name.
+    """Do what was planned, or what is left of it: tiles into a staged output, then its name.
 
     Parameters
     ----------
@@ -91,20 +108,37 @@ def execute(
         What the plan was made for.
     overwrite : bool
         Whether an output that is there is replaced.
+    restart : bool
+        Whether to drop what another run has left.
     listener : Listener
     """
     check_disk(plan, output, listener)
-    report = Report(plan, str(output), source.absent.chunks)
     if backend.link is not None:
         listener.connected(backend.link)
-    listener.started(plan)
-    with stage(output, overwrite=overwrite) as staging:
-        sink = open_sink(plan.work.layout, staging.result)
+    with stage(output, overwrite=overwrite, restart=restart) as staging:
+        journal = Journal(staging.folder, settings_of(plan.work, source), plan.grid)
+        # On the tiles of the run that is gone on with, whatever this one would have chosen.
+        plan = plan_on(plan, journal.grid)
+        report = Report(plan, str(output), source.absent.chunks)
+        sink = open_sink(plan.work.layout, staging.result, resume=journal.resumed)
         try:
-            convolve_tiles(plan, source, sink, backend, staging.folder, report, listener)
+            done = recorded_tiles(journal, sink, report)
+            listener.started(plan)
+            listener.resumed(report)
+
+            def heard(result: BatchResult) -> None:
+                journal.add(result)
+                report.add(result)
+                listener.advanced(report)
+                listener.each_tile()
+
+            convolve_tiles(
+                plan, source, sink, done, backend=backend, folder=staging.folder, heard=heard
+            )
             sink.finish()
         finally:
             sink.close()
+            journal.flush()
         staging.commit()
     # A config's folder leaves detours in the name: configs/../out.
     tidy = Path(os.path.normpath(output))
@@ -115,30 +149,53 @@ def execute(
     return report
 
 
-def convolve_tiles(  # noqa: PLR0913, PLR0917 - the architecture's one sentence
+def recorded_tiles(journal: Journal, sink: Sink, report: Report) -> Bitmap:
+    """The tiles that the run before has finished, known to the sink and counted in the report."""
+    done = Bitmap(len(journal.grid))
+    for frame in journal.frames():
+        done.set(frame.tiles.astype(np.int64))
+        sink.record(frame.receipt)
+        report.resume(frame)
+    return done
+
+
+def convolve_tiles(  # noqa: PLR0913 - the architecture's one sentence, word by word
     plan: Plan,
     source: Source,
     sink: Sink,
+    done: Bitmap,
+    *,
     backend: Backend,
     folder: Path,
-    report: Report,
-    listener: Listener,
+    heard: Callable[[BatchResult], None],
 ) -> None:
-    """Every tile of a plan, from the source through the backend into the sink."""
-    task = TileTask(plan.work, source, sink.writer, plan.cache_bytes)
-    count = len(plan.grid)
+    """Every tile of a plan that is not done, from the source through the backend to the sink.
+
+    Parameters
+    ----------
+    plan, source, sink, backend
+        Made for each other.
+    done : Bitmap
+        Which tiles are left out.
+    folder : Path
+        Where the sink's output is staged.
+    heard : callable
+        Is given what comes back, once the sink has recorded it; may raise to stop the run.
+    """
+    task = BatchTask(plan.grid, TileTask(plan.work, source, sink.writer, plan.cache_bytes))
     batches = Batches(
-        range(count), count, target_s=backend.batch_s, tile_s=plan.tile_s, lanes=backend.lanes
+        done.clear(),
+        done.size - done.count(),
+        target_s=backend.batch_s,
+        tile_s=plan.tile_s,
+        lanes=backend.lanes,
     )
-    call = BatchTask(plan.grid, task)
-    with backend.executor(plan, call, folder) as executor:
-        for result in run_bounded(executor, call, batches, backend.in_flight):
+    with backend.executor(plan, task, folder) as executor:
+        for result in run_bounded(executor, task, batches, backend.in_flight):
             for tile in result.tiles:
                 sink.record(tile.receipt)
             batches.learn(result)
-            report.add(result)
-            listener.advanced(report)
-            listener.each_tile()
+            heard(result)
             if result.error is not None:
                 raise result.error
 

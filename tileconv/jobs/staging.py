@@ -2,7 +2,8 @@
 
 A run writes into a staging folder next to the output, ``.NAME.tileconv``, which it
 locks; the kernel frees the lock when the process dies. When everything is written, the
-result is renamed to its final name, which therefore never exists incomplete.
+result is renamed to its final name, which therefore never exists incomplete. A run that
+ends before that leaves the folder, with the record of what it has done, to the next.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ import fcntl
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from tileconv.errors import ConfigError, LockedError, OutputExistsError, StorageError
+from tileconv.jobs.journal import has_tiles
 
 NAME_BYTES_MAX = 255 - len("..tileconv")
 """Longest name that leaves room for what a staging folder's name adds, in bytes."""
@@ -120,8 +123,18 @@ def _refuse_overlap(output: Path, source: Path) -> None:
 
 
 @contextlib.contextmanager
-def stage(output: Path, *, overwrite: bool) -> Iterator[Staging]:
-    """A staging folder for `output`, locked while the context lasts, and gone after it.
+def stage(output: Path, *, overwrite: bool, restart: bool = False) -> Iterator[Staging]:
+    """A staging folder for `output`, locked while the context lasts.
+
+    It is gone afterwards, unless the run fails that has finished tiles in it.
+
+    Parameters
+    ----------
+    output : Path
+    overwrite : bool
+        Whether an output that is there is replaced at the commit.
+    restart : bool
+        Whether to drop what another run has left here.
 
     Raises
     ------
@@ -145,10 +158,15 @@ def stage(output: Path, *, overwrite: bool) -> Iterator[Staging]:
         _lock(lock, folder, output)
         try:
             _repair(output)
-            _empty(folder)
+            if restart or not has_tiles(folder):
+                _empty(folder)
             yield Staging(output, folder, overwrite)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        except BaseException:
+            if not has_tiles(folder):
+                _remove(folder)
+            raise
+        else:
+            _remove(folder)
     finally:
         for parent in made:
             with contextlib.suppress(OSError):  # It holds the output, or was never made.
@@ -178,8 +196,17 @@ def _lock(descriptor: int, folder: Path, output: Path) -> None:
         raise LockedError(f"another run has just finished {output}; start again")
 
 
+def _remove(folder: Path) -> None:
+    """Remove the folder, though a worker that has not heard of the end may still write in it."""
+    for _ in range(20):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.1)
+
+
 def _empty(folder: Path) -> None:
-    """Remove what a killed run left: it cannot be gone on with."""
+    """Remove what a killed run left."""
     for entry in folder.iterdir():
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)

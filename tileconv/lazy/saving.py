@@ -67,6 +67,11 @@ class DaskSource(Source):
         return self._raster
 
     @property
+    def identity(self) -> str:
+        """The array's name, which dask derives from what it is computed of."""
+        return f"dask array {self._array.name}"
+
+    @property
     def cache(self) -> ChunkCache:
         """Its computed blocks."""
         return self._cache
@@ -116,7 +121,13 @@ def save_array(array: da.Array, output: Output, run: Run, *, axes: str | None) -
         backend = ThreadsBackend()
         plan = plan_within(_work(source, block_work, file_format, output), run, backend)
         return execute(
-            plan, source, path, backend=backend, overwrite=output.overwrite, listener=Listener()
+            plan,
+            source,
+            path,
+            backend=backend,
+            overwrite=output.overwrite,
+            restart=False,
+            listener=Listener(),
         )
 
 

@@ -7,6 +7,8 @@ from array import array
 from dataclasses import dataclass
 from enum import StrEnum
 
+import numpy as np
+
 from tileconv.core.bitmap import Bitmap
 from tileconv.errors import InputError
 
@@ -23,7 +25,7 @@ class Missing(StrEnum):
 class Absences:
     """Chunks that were found to be absent: all their numbers, and names of the first few."""
 
-    numbers: array[int]
+    numbers: np.ndarray
     names: tuple[str, ...]
 
 
@@ -73,14 +75,14 @@ class AbsentChunks:
     def news(self) -> Absences:
         """What was counted since this was last asked, for another's `merge`."""
         with self._lock:
-            numbers, self._news = self._news, array("q")
+            numbers, self._news = np.array(self._news, np.int64), array("q")
             names, self._told = tuple(self.first[self._told :]), len(self.first)
             return Absences(numbers, names)
 
     def merge(self, found: Absences) -> None:
         """Count what another process, or another source of the same raster, has found."""
         with self._lock:
-            new = sum(self._is_new(number) for number in found.numbers)
+            new = sum(self._is_new(number) for number in found.numbers.tolist())
             if new and len(self.first) < self.NAMED:
                 names = [name for name in found.names if name not in self.first]
                 self.first += names[: self.NAMED - len(self.first)]

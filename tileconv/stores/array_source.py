@@ -131,7 +131,7 @@ class NpySource(Source):
         self._closed = True
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self._path, self._dims)
+        return _reopen, (self._path.absolute(), self._dims)
 
     def _map(self, box: Sequence[tuple[int, int]], steps: Sequence[int]) -> np.ndarray:
         """The elements of `box`, in storage order, in a mapping that ends with the array."""

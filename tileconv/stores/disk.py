@@ -7,7 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
-from tileconv.errors import StorageError
+from tileconv.errors import InputError, StorageError
 
 
 def storage_error(
@@ -44,6 +44,26 @@ def free_bytes(path: str | Path) -> int:
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return shutil.disk_usage(os.fspath(folder)).free
+
+
+def identity(path: Path) -> str:
+    """A file's or a folder's name, size and time of its last change.
+
+    Of a Zarr these are its metadata's; what happens to its chunks is not seen.
+
+    Raises
+    ------
+    InputError
+        It is gone.
+    """
+    names = ("zarr.json", ".zarray", ".zattrs", ".zgroup")
+    try:
+        files = [path / name for name in names if (path / name).exists()] or [path]
+        stats = [file.stat() for file in files]
+    except OSError as error:
+        raise InputError(f"input {path} cannot be looked at: {error.strerror}") from None
+    told = ", ".join(f"{stat.st_size} bytes of {stat.st_mtime_ns}" for stat in stats)
+    return f"{path.resolve()}, {told}"
 
 
 def make_folder(folder: Path, *, root: Path | None = None) -> None:

@@ -182,13 +182,13 @@ def plan_layout(
     return zarr_layout(raster, compression=compression, level=level, chunk=chunk)
 
 
-def open_sink(layout: Layout, path: str | Path) -> Sink:
-    """A sink that writes `layout` to `path`, where nothing may stand yet."""
+def open_sink(layout: Layout, path: str | Path, *, resume: bool = False) -> Sink:
+    """A sink that writes `layout` to `path`, where nothing may stand yet, or goes on there."""
     # Planning needs the layouts alone, and a job one format's encoders.
     if layout.format == "tiff":
         from tileconv.stores.tiff.writer import TiffSink
 
-        return TiffSink(path, layout)
+        return TiffSink(path, layout, resume=resume)
     from tileconv.stores.zarr.writer import ZarrSink
 
-    return ZarrSink(path, layout)
+    return ZarrSink(path, layout, resume=resume)

@@ -97,6 +97,11 @@ class SampleSource(Source):
         """What the raster is."""
         return self._raster
 
+    @property
+    def identity(self) -> str:
+        """See `Source.identity`."""
+        return f"{self._pattern} {self._raster.shape} {self._raster.dtype} {self._seed}"
+
     def read(self, plane: int, region: Region, out: np.ndarray) -> None:
         """Fill `out` with the pixels of `region`; see `Source.read`."""
         if plane != 0:

@@ -9,6 +9,7 @@ the sink, which makes the output whole from what they say, and from nothing else
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -21,28 +22,38 @@ from tileconv.stores.layout import Layout
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Receipt:
-    """Where the write units of one tile are stored.
+    """Where write units are stored.
 
     Parameters
     ----------
-    plane : int
-    region : Region
-        The tile; made of whole write units.
-    places : ndarray of uint64, shape (units, 2)
-        Offset and length in bytes of each unit, row by row.
+    units : ndarray of uint64, shape (units, 3)
+        Number in `unit_grid`, offset and length in bytes of each.
     part : str
         Name of the part file they are in; ``""`` where they are in the output itself.
     """
 
-    plane: int
-    region: Region
-    places: np.ndarray
+    units: np.ndarray
     part: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        layout: Layout,
+        plane: int,
+        region: Region,
+        places: Sequence[tuple[int, int]],
+        part: str = "",
+    ) -> Receipt:
+        """The receipt of a tile, from offset and length of each of its units, row by row."""
+        units = np.empty((len(places), 3), np.uint64)
+        units[:, 0] = unit_numbers(layout, plane, region)
+        units[:, 1:] = places
+        return cls(units, part)
 
     @property
     def stored_bytes(self) -> int:
         """Bytes of all units, as encoded."""
-        return int(self.places[:, 1].sum())
+        return int(self.units[:, 2].sum())
 
 
 class Writer(Protocol):
@@ -90,8 +101,10 @@ class Sink(Protocol):
 
     Construction takes a layout and a path, where nothing stands yet; it raises
     `OutputExistsError` when something does, and `StorageError` when it cannot be created.
-    Until `finish` no reader takes what stands there for a raster. `close` may be called twice
-    and after `finish`.
+    Told to resume, it takes what another sink of the same layout has left there, whose
+    receipts are then recorded again. Until `finish` no reader takes what stands there for a
+    raster; part files beside it are the caller's to remove. `close` may be called twice and
+    after `finish`.
     """
 
     @property
@@ -103,7 +116,7 @@ class Sink(Protocol):
         """The writer of this process; pickle it for others."""
 
     def record(self, receipt: Receipt) -> None:
-        """Take a tile for written. A later receipt for the same tile replaces the first."""
+        """Take units for written. A later receipt for the same ones replaces the first."""
 
     def finish(self) -> None:
         """Make the file whole. Raises `StorageError` when a unit was never written."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +14,7 @@ from tileconv.core.grid import Region
 from tileconv.core.raster import Raster
 from tileconv.stores.absent import AbsentChunks
 from tileconv.stores.chunk_cache import ChunkCache
+from tileconv.stores.disk import identity
 from tileconv.stores.tiff.tags import TiffTags
 
 
@@ -21,7 +23,8 @@ class Source(ABC):
 
     Construction opens the file and checks it; it raises `InputError` for what cannot be
     read. `read` may be called from any number of threads at once. Pickling carries the
-    path and the options, never the handle or pixels; the copy opens the file anew. `close`
+    absolute path and the options, never the handle or pixels; the copy opens the file anew,
+    in a process that may have another working folder. `close`
     may be called twice; reading afterwards is an error.
     """
 
@@ -52,6 +55,15 @@ class Source(ABC):
     def path(self) -> Path | None:
         """The file or folder it reads; None for pixels in memory."""
         return None
+
+    @property
+    def identity(self) -> str:
+        """Tells this raster from any other, and from what it was before it was changed.
+
+        Two runs with the same identity may go on with one another's work. Pixels in memory
+        are never those of another run.
+        """
+        return f"in memory, {os.urandom(8).hex()}" if self.path is None else identity(self.path)
 
     @property
     def tags(self) -> TiffTags | None:

@@ -25,11 +25,13 @@ class PartFile:
     Parameters
     ----------
     path : path
-        Must not exist.
+        Must not exist, unless `resume`.
     start : int
         Where the first bytes go; what lies before is written by `put`.
     expected_bytes : int
         Most bytes the file will have, named when the disk is full.
+    resume : bool
+        Whether to append to the file that is there, after all it holds.
 
     Raises
     ------
@@ -39,13 +41,22 @@ class PartFile:
         The file cannot be created.
     """
 
-    def __init__(self, path: str | Path, *, start: int = 0, expected_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        start: int = 0,
+        expected_bytes: int = 0,
+        resume: bool = False,
+    ) -> None:
         self.path = Path(path)
         self._end = start
         self._expected = expected_bytes
         self._lock = threading.Lock()
+        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (0 if resume else os.O_EXCL)
         try:
-            os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+            os.close(os.open(self.path, flags, 0o666))
+            self._end = max(start, self.path.stat().st_size)
         except FileExistsError:
             raise OutputExistsError(
                 f"{self.path} exists; remove it or write to another path"

@@ -160,7 +160,8 @@ class TiffSource(Source):
         self._file.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return partial(TiffSource, level=self._level, missing=self._missing), (self._path,)
+        reopen = partial(TiffSource, level=self._level, missing=self._missing)
+        return reopen, (self._path.absolute(),)
 
 
 def _open_regular(path: Path) -> BinaryIO:

@@ -9,7 +9,6 @@ file of its own, which `TiffSink.finish` copies in.
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import threading
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from tileconv.core.grid import Region
 from tileconv.errors import StorageError
 from tileconv.stores.disk import make_folder
 from tileconv.stores.layout import Layout
-from tileconv.stores.sink import Receipt, check_block, parts_folder, unit_name, unit_numbers
+from tileconv.stores.sink import Receipt, check_block, parts_folder, unit_name
 from tileconv.stores.tiff.codec import encoder, tile_pixels
 from tileconv.stores.tiff.compression import predictor
 from tileconv.stores.tiff.directory import FileMap
@@ -75,7 +74,7 @@ class TiffWriter:
                 places += _append(part, batch)
                 batch, held = [], 0
         places += _append(part, batch)
-        return Receipt(plane, region, np.array(places, np.uint64), self._name)
+        return Receipt.of(self.layout, plane, region, places, self._name)
 
     def close(self) -> None:
         """Write no more; nothing is held open."""
@@ -120,12 +119,16 @@ class TiffSink:
         Must not exist.
     layout : Layout
         From `tileconv.stores.tiff.layout.tiff_layout`.
+    resume : bool
+        Whether to go on with the file that stands there.
     """
 
-    def __init__(self, path: str | Path, layout: Layout) -> None:
+    def __init__(self, path: str | Path, layout: Layout, *, resume: bool = False) -> None:
         self.layout = layout
         self._map = tiff_map(layout)
-        self._part = PartFile(path, start=self._map.data_at, expected_bytes=layout.max_bytes)
+        self._part = PartFile(
+            path, start=self._map.data_at, expected_bytes=layout.max_bytes, resume=resume
+        )
         self._parts = parts_folder(self._part.path)
         self.writer = TiffWriter(layout, self._parts, self._part)
         # A tile is there when its length is not 0: encoded, it has at least one byte.
@@ -136,9 +139,9 @@ class TiffSink:
         self._names = {"": 0}
 
     def record(self, receipt: Receipt) -> None:
-        """Take a tile for written; see `Sink.record`."""
-        numbers = unit_numbers(self.layout, receipt.plane, receipt.region)
-        self._offsets[numbers], self._counts[numbers] = receipt.places.T
+        """Take tiles for written; see `Sink.record`."""
+        numbers = receipt.units[:, 0]
+        self._offsets[numbers], self._counts[numbers] = receipt.units[:, 1:].T
         self._part_of[numbers] = self._names.setdefault(receipt.part, len(self._names))
 
     def finish(self) -> None:
@@ -164,7 +167,6 @@ class TiffSink:
                     self._parts / name, self._offsets[own], self._counts[own]
                 )
         commit(self._part, self._map, self._offsets, self._counts)
-        shutil.rmtree(self._parts, ignore_errors=True)
         self.close()
 
     def close(self) -> None:

@@ -135,7 +135,8 @@ class ZarrSource(Source):
         self._loader = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self._source, self._options)
+        path = self.path
+        return _reopen, (self._source if path is None else path.absolute(), self._options)
 
     def _describe(self, dims: tuple[str, ...], dtype: np.dtype, loader: ChunkLoader) -> Raster:
         y = dims.index("y")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,7 +29,6 @@ from tileconv.stores.sink import (
     parts_folder,
     unit_grid,
     unit_name,
-    unit_numbers,
 )
 from tileconv.stores.zarr.layout import CODECS, array_metadata
 
@@ -77,7 +75,7 @@ class ZarrWriter:
             with self._lock:
                 self._stored_bytes += stored
             lengths.append((0, stored))
-        return Receipt(plane, region, np.array(lengths, np.uint64))
+        return Receipt.of(self.layout, plane, region, lengths)
 
     def close(self) -> None:
         """Write no more; nothing is held open."""
@@ -149,15 +147,17 @@ class ZarrSink:
         Must not exist.
     layout : Layout
         From `tileconv.stores.zarr.layout.zarr_layout`.
+    resume : bool
+        Whether to go on with the folder that stands there.
     """
 
-    def __init__(self, path: str | Path, layout: Layout) -> None:
+    def __init__(self, path: str | Path, layout: Layout, *, resume: bool = False) -> None:
         self.layout = layout
         self._path = Path(path)
         self.writer = ZarrWriter(layout, self._path)
         self._written = Bitmap(len(unit_grid(layout)))
         try:
-            self._path.mkdir()
+            self._path.mkdir(exist_ok=resume)
         except FileExistsError:
             raise OutputExistsError(
                 f"{self._path} exists; remove it or write to another path"
@@ -166,8 +166,8 @@ class ZarrSink:
             raise self._failed("create", error) from error
 
     def record(self, receipt: Receipt) -> None:
-        """Take a tile for written; see `Sink.record`."""
-        self._written.set(unit_numbers(self.layout, receipt.plane, receipt.region))
+        """Take shards for written; see `Sink.record`."""
+        self._written.set(receipt.units[:, 0].astype(np.int64))
 
     def finish(self) -> None:
         """Write the metadata, last, and close.
@@ -188,7 +188,6 @@ class ZarrSink:
             (self._path / "zarr.json").write_bytes(array_metadata(self.layout))
         except OSError as error:
             raise self._failed("write", error) from error
-        shutil.rmtree(parts_folder(self._path), ignore_errors=True)
         self.close()
 
     def close(self) -> None:

@@ -1,0 +1,128 @@
+"""The record of finished tiles: what is read is what was written, up to where it was cut short."""
+
+import numpy as np
+import pytest
+
+from tileconv.core.grid import TileGrid
+from tileconv.errors import OutputExistsError
+from tileconv.jobs.batches import BatchResult
+from tileconv.jobs.journal import FLUSH_TILES, NAME, Journal, has_tiles
+from tileconv.jobs.tile_task import TileResult
+from tileconv.stores.absent import Absences
+from tileconv.stores.sink import Receipt
+
+SETTINGS = {"kernel": "3 x 4", "input": "a.tif"}
+GRID = TileGrid((100, 70), (16, 32), 3, 2)
+
+
+def tile(index: int, *, part: str = "", units: int = 2) -> TileResult:
+    places = np.array([(10 * index + n, 7 * index, index + n) for n in range(units)], np.uint64)
+    absent = Absences(np.array([index, 5], np.int64), (f"chunk {index}",))
+    return TileResult(index, 100 + index, Receipt(places, part), index, 1, absent, 0, 0, 0, 0)
+
+
+def batch(*tiles: TileResult) -> BatchResult:
+    return BatchResult("here", 0, tiles)
+
+
+def recorded(folder) -> dict:
+    """Units by tile, as the journal of a folder has them."""
+    journal = Journal(folder, SETTINGS, GRID)
+    found = {}
+    for frame in journal.frames():
+        units = frame.receipt.units.reshape(len(frame.tiles), -1, 3)
+        for index, own in zip(frame.tiles.tolist(), units, strict=True):
+            found[index] = (frame.receipt.part, own.tolist())
+    return found
+
+
+def written(folder, indices, parts=("",)) -> Journal:
+    journal = Journal(folder, SETTINGS, GRID)
+    list(journal.frames())
+    for index in indices:
+        journal.add(batch(tile(index, part=parts[index % len(parts)])))
+    journal.flush()
+    return journal
+
+
+def test_what_is_read_is_what_was_written(tmp_path):
+    written(tmp_path, range(10), parts=("", "vm-1", "vm-2"))
+    assert recorded(tmp_path) == {
+        n: (("", "vm-1", "vm-2")[n % 3], tile(n).receipt.units.tolist()) for n in range(10)
+    }
+
+
+def test_counts_are_kept(tmp_path):
+    written(tmp_path, range(4))
+    (frame,) = Journal(tmp_path, SETTINGS, GRID).frames()
+    assert frame.totals.pixels == 406
+    assert (frame.totals.clipped, frame.totals.nans) == (6, 4)
+    assert frame.totals.absences.numbers.tolist() == [0, 5, 1, 5, 2, 5, 3, 5]
+    assert frame.totals.absences.names == ("chunk 0", "chunk 1", "chunk 2", "chunk 3")
+
+
+def test_the_tiles_of_the_first_run_stay(tmp_path):
+    written(tmp_path, [1])
+    journal = Journal(tmp_path, SETTINGS, TileGrid((100, 70), (100, 70)))
+    assert journal.resumed
+    assert journal.grid == GRID
+
+
+def test_other_settings_are_refused_by_name(tmp_path):
+    written(tmp_path, [1])
+    with pytest.raises(OutputExistsError, match=r"kernel: 3 x 4 there, 5 x 5 here.*--restart"):
+        Journal(tmp_path, SETTINGS | {"kernel": "5 x 5"}, GRID)
+
+
+def test_every_cut_leaves_the_whole_frames_before_it(tmp_path):
+    path = tmp_path / NAME
+    ends = [0]
+    journal = Journal(tmp_path, SETTINGS, GRID)
+    ends.append(path.stat().st_size)
+    for index in range(4):
+        journal.add(batch(tile(index)))
+        journal.flush()
+        ends.append(path.stat().st_size)
+    whole = path.read_bytes()
+    assert ends[-1] == len(whole)
+    for size in range(len(whole)):
+        path.write_bytes(whole[:size])
+        frames = sum(end <= size for end in ends[1:])
+        assert has_tiles(tmp_path) == (frames > 1)
+        assert sorted(recorded(tmp_path)) == list(range(max(0, frames - 1)))
+
+
+def test_a_changed_byte_ends_the_record(tmp_path):
+    path = tmp_path / NAME
+    written(tmp_path, [0])
+    first = path.stat().st_size
+    written(tmp_path, [1])
+    second = path.stat().st_size
+    written(tmp_path, [2])
+    whole = path.read_bytes()
+    for at in range(first, second):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 64]) + whole[at + 1 :])
+        assert list(recorded(tmp_path)) == [0]
+
+
+def test_a_torn_tail_is_written_over(tmp_path):
+    written(tmp_path, [0, 1])
+    path = tmp_path / NAME
+    path.write_bytes(path.read_bytes() + b"tcj1" + bytes(100))
+    written(tmp_path, [2])
+    assert sorted(recorded(tmp_path)) == [0, 1, 2]
+
+
+def test_many_tiles_are_recorded_without_waiting(tmp_path):
+    journal = Journal(tmp_path, SETTINGS, GRID)
+    journal.add(batch(*(tile(n) for n in range(FLUSH_TILES))))
+    assert has_tiles(tmp_path)
+
+
+def test_nothing_is_recorded_is_no_run_to_go_on_with(tmp_path):
+    assert not has_tiles(tmp_path)
+    journal = Journal(tmp_path, SETTINGS, GRID)
+    assert not journal.resumed
+    assert not has_tiles(tmp_path)
+    (tmp_path / NAME).write_bytes(b"something else entirely")
+    assert not Journal(tmp_path, SETTINGS, GRID).resumed

@@ -1,0 +1,187 @@
+"""A run that ends early is gone on with: fewer tiles, the same pixels."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tifffile
+import zarr
+from scipy.ndimage import convolve
+
+import tileconv
+from tileconv.core.grid import TileGrid
+from tileconv.errors import MemoryCapError, OutputExistsError
+from tileconv.jobs.journal import has_tiles
+from tileconv.jobs.plan import plan_on
+from tileconv.jobs.progress import Listener
+
+KERNEL = [[1.0, 2.0, 0.5, -1.0], [0.25, 3.0, -2.0, 1.0]]
+READERS = {
+    "out.tif": tifffile.imread,
+    "out.zarr": lambda path: np.asarray(zarr.open_array(path, mode="r")[...]),
+}
+
+
+class Stop(Exception):
+    pass
+
+
+class StopAfter(Listener):
+    """Stops a run after some tiles, and remembers what was done before it."""
+
+    def __init__(self, tiles: int | None = None) -> None:
+        self.tiles = tiles
+        self.found = 0
+
+    def resumed(self, report):
+        self.found = report.resumed_tiles
+
+    def advanced(self, report):
+        if self.tiles is not None and report.tiles >= self.tiles:
+            raise Stop
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    return np.random.default_rng(0).integers(0, 255, (700, 900)).astype(np.float32)
+
+
+@pytest.fixture
+def job(tmp_path, pixels):
+    np.save(tmp_path / "in.npy", pixels)
+    return {
+        "input": {"path": str(tmp_path / "in.npy")},
+        "kernel": {"weights": KERNEL},
+        "convolution": {"boundary": "nearest"},
+        "output": {"path": str(tmp_path / "out.tif"), "tile": 64},
+        "run": {"workers": 2, "memory": "400MiB"},
+    }
+
+
+def expected(pixels):
+    return convolve(pixels.astype(float), np.array(KERNEL), mode="nearest", origin=-1)
+
+
+def small_tiles(monkeypatch):
+    monkeypatch.setattr("tileconv.jobs.plan.MAX_TILE_PIXELS", 128 * 128)
+    monkeypatch.setattr("tileconv.stores.zarr.layout.SHARD_BYTES_MAX", 4 * 128 * 128)
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_run_that_failed_goes_on(tmp_path, job, pixels, name, monkeypatch):
+    job["output"] = {"path": str(tmp_path / name), "tile": 64}
+    small_tiles(monkeypatch)
+    with pytest.raises(Stop):
+        tileconv.run(job, listener=StopAfter(20))
+    assert not (tmp_path / name).exists()
+    ear = StopAfter()
+    monkeypatch.setattr("tileconv.jobs.plan.MAX_TILE_PIXELS", 1 << 24)
+    job["run"] = {"workers": 1, "memory": "1GiB"}
+    report = tileconv.run(job, listener=ear)
+    assert 20 <= ear.found < report.tiles == len(report.plan.grid)
+    assert report.pixels == pixels.size
+    np.testing.assert_allclose(READERS[name](tmp_path / name), expected(pixels), rtol=1e-5)
+    assert sorted(os.listdir(tmp_path)) == ["in.npy", name]
+
+
+def test_a_chain_of_ends(tmp_path, job, pixels, monkeypatch):
+    small_tiles(monkeypatch)
+    for tiles in (3, 8, 9, 30):
+        ear = StopAfter(tiles)
+        with pytest.raises(Stop):
+            tileconv.run(job, listener=ear)
+    ear = StopAfter()
+    tileconv.run(job, listener=ear)
+    assert ear.found >= 30
+    np.testing.assert_allclose(tifffile.imread(tmp_path / "out.tif"), expected(pixels), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "value", "named"),
+    [
+        ("kernel", "weights", [[1.0, 2.0]], "kernel"),
+        ("convolution", "boundary", "wrap", "boundary"),
+        ("convolution", "operation", "correlate", "kernel"),
+        ("convolution", "mode", "full", "mode"),
+        ("convolution", "method", "reference", "method"),
+        ("output", "dtype", "uint8", "dtype"),
+        ("output", "compression", "none", "format"),
+        ("output", "tile", 128, "format"),
+    ],
+)
+def test_other_settings_do_not_go_on(job, monkeypatch, table, key, value, named):
+    small_tiles(monkeypatch)
+    with pytest.raises(Stop):
+        tileconv.run(job, listener=StopAfter(5))
+    other = {**job, table: {**job.get(table, {}), key: value}}
+    with pytest.raises(OutputExistsError, match=rf"[(; ]{named}: .*--restart") as caught:
+        tileconv.run(other)
+    assert caught.value.exit_code == 4
+    ear = StopAfter()
+    tileconv.run(other, restart=True, listener=ear)
+    assert ear.found == 0
+
+
+def test_another_input_of_the_same_shape_does_not_go_on(tmp_path, job, pixels, monkeypatch):
+    small_tiles(monkeypatch)
+    with pytest.raises(Stop):
+        tileconv.run(job, listener=StopAfter(5))
+    time.sleep(0.01)
+    np.save(tmp_path / "in.npy", pixels[::-1])
+    with pytest.raises(OutputExistsError, match="input: "):
+        tileconv.run(job)
+
+
+def test_staged_tiles_that_do_not_fit_the_cap_are_told(tmp_path, job):
+    np.save(tmp_path / "in.npy", np.zeros((6000, 6000), np.float32))
+    small = tileconv.plan({**job, "run": {"workers": 1, "memory": "270MiB"}})
+    large = TileGrid((6000, 6000), (6000, 6000))
+    with pytest.raises(MemoryCapError, match=r"unfinished run has tiles of .*--restart"):
+        plan_on(small, large)
+    roomy = plan_on(tileconv.plan({**job, "run": {"workers": 1, "memory": "1GiB"}}), large)
+    assert roomy.grid == large
+    assert roomy.memory.parts["output blocks"] == 4 * 6000 * 6000
+
+
+DIES = """
+import json, os, signal, sys
+import tileconv
+from tileconv.jobs import journal, plan
+from tileconv.jobs.plan import plan_on
+from tileconv.jobs.progress import Listener
+from tileconv.stores.zarr import layout
+
+journal.FLUSH_S = 0.0
+plan.MAX_TILE_PIXELS = layout.SHARD_BYTES_MAX = 128 * 128
+
+
+class Dies(Listener):
+    def advanced(self, report):
+        if report.tiles == int(sys.argv[2]):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+tileconv.run(json.loads(sys.argv[1]), listener=Dies())
+"""
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_run_that_was_killed_goes_on(tmp_path, job, pixels, name, monkeypatch):
+    """SIGKILL of a real process, twice; all it had recorded is kept."""
+    monkeypatch.setattr("tileconv.stores.zarr.layout.SHARD_BYTES_MAX", 128 * 128)
+    job["output"] = {"path": str(tmp_path / name), "tile": 64}
+    for tiles in (9, 17):
+        command = [sys.executable, "-c", DIES, json.dumps(job), str(tiles)]
+        assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+        assert has_tiles(tmp_path / f".{name}.tileconv")
+        assert not (tmp_path / name).exists()
+    ear = StopAfter()
+    tileconv.run(job, listener=ear)
+    assert ear.found == 17
+    np.testing.assert_allclose(READERS[name](tmp_path / name), expected(pixels), rtol=1e-5)
+    assert sorted(os.listdir(tmp_path)) == ["in.npy", name]
