@@ -405,12 +405,13 @@ def test_nothing_is_computed_before_it_is_asked_for():
         result.compute()
 
 
-@pytest.mark.parametrize("chunks", [(1, 1), (7, 11), (40, 30)])
-def test_one_task_a_block(chunks):
-    raster = da.from_array(np.ones((20, 15)), chunks=chunks)
+@pytest.mark.parametrize("limit", [8, 500, 1 << 20])
+def test_one_task_a_block(monkeypatch, limit):
+    monkeypatch.setattr("tileconv.lazy.inputs.BLOCK_BYTES", limit)
+    raster = np.ones((20, 15))
     for result in (lazy.convolve2d(raster, IMAGE), lazy.convolve(raster, IMAGE, mode="mirror")):
-        # The engine, which all tasks share, is one node of data.
-        assert len(result.__dask_graph__()) == len(raster.__dask_graph__()) + result.npartitions + 1
+        # The engine and the pixels, which all tasks share, are nodes of data.
+        assert len(result.__dask_graph__()) == result.npartitions + 2
 
 
 def test_an_array_is_in_the_graph_once(monkeypatch):
@@ -467,7 +468,7 @@ def test_distributed():
     raster = np.arange(63.0).reshape(7, 9)
     options = {"n_workers": 1, "threads_per_worker": 2, "processes": False}
     with (
-        LocalCluster(**options, protocol="inproc", dashboard_address=None) as cluster,
+        LocalCluster(**options, protocol="inproc", dashboard_address="127.0.0.1:0") as cluster,
         Client(cluster),
     ):
         for given_raster in (raster, da.from_array(raster, chunks=(2, 3))):

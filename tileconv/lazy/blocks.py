@@ -9,10 +9,12 @@ from __future__ import annotations
 import logging
 import math
 import pickle
+import threading
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise, product
+from itertools import accumulate, pairwise
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,6 +24,7 @@ from tileconv.core.engines.base import Engine
 from tileconv.core.grid import Region, Shape
 from tileconv.core.operation import Operation
 from tileconv.core.pixels import Cast
+from tileconv.core.raster import Raster
 from tileconv.stores.absent import Missing
 from tileconv.stores.source import Source
 
@@ -53,11 +56,13 @@ class Axes:
 
     def box(self, bands: Box, region: Region) -> Box:
         """The box with the rows and columns of `region`, and the other axes of `bands`."""
-        rows, columns = region.slices
-        return tuple(
-            rows if axis == self.y else columns if axis == self.x else band
-            for axis, band in enumerate(bands)
-        )
+        return self.index(bands, *region.slices)
+
+    def index(self, bands: Box, rows: slice, columns: slice) -> Box:
+        """The box with `rows` and `columns`, and the other axes of `bands`."""
+        index = list(bands)
+        index[self.y], index[self.x] = rows, columns
+        return tuple(index)
 
     def allocate(self, shape: Sequence[int], dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
         """An uninitialised block, seen twice.
@@ -174,33 +179,67 @@ class ArrayReader:
 
 
 class OpenFile:
-    """A source that closes itself when nothing refers to it any more; else it is the source.
+    """A file that closes itself when nothing refers to it any more.
 
-    Lazy arrays have no end of their own at which a file could be closed. Pickled as its
-    source, which is opened anew, once in each process. It says once, through `logging`,
-    that chunks are absent, because a lazy array has no report to say it in.
+    Lazy arrays have no end of their own at which a file could be closed. Unpickled, it is
+    opened by the first read, because a scheduler that unpickles graphs may not see the
+    file; all graphs of a process that hold the same file then share it, and its cache. It
+    says once, through `logging`, that chunks are absent, because a lazy array has no
+    report to say it in.
+
+    Parameters
+    ----------
+    source : Source or bytes
+        Open, or pickled.
+    token : str
+        The same for the same pixels.
     """
 
-    def __init__(self, source: Source) -> None:
-        self._source = source
+    def __init__(self, source: Source | bytes, token: str) -> None:
+        self._packed = source if isinstance(source, bytes) else pickle.dumps(source)
+        self._token = token
+        self._opening = threading.Lock()
+        self._source: Source | None = None
         self._told = False
+        if not isinstance(source, bytes):
+            self._hold(source)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _file_of_this_process, (self._packed, self._token)
+
+    def _hold(self, source: Source) -> None:
+        self._source = source
         weakref.finalize(self, source.close)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["_source"], name)
+    @property
+    def source(self) -> Source:
+        """What reads it, opened now if it was not."""
+        with self._opening:
+            if self._source is None:
+                self._hold(self.reopened())
+            assert self._source is not None
+            return self._source
 
-    def __reduce__(self) -> tuple[type[OpenFile], tuple[Source]]:
-        return OpenFile, (self._source,)
+    @property
+    def raster(self) -> Raster:
+        """What the raster is."""
+        return self.source.raster
+
+    @property
+    def path(self) -> Path | None:
+        """The file or folder; None for pixels in memory."""
+        return self.source.path
 
     def reopened(self) -> Source:
         """A source of its own for the same file, with a cache of its own."""
-        copy: Source = pickle.loads(pickle.dumps(self._source))  # noqa: S301 - our own bytes
+        copy: Source = pickle.loads(self._packed)  # noqa: S301 - our own bytes
         return copy
 
     def read(self, plane: int, region: Region, out: np.ndarray) -> None:
         """See `Source.read`."""
-        self._source.read(plane, region, out)
-        absent = self._source.absent
+        source = self.source
+        source.read(plane, region, out)
+        absent = source.absent
         if absent.count and absent.missing is Missing.WARN and not self._told:
             self._told = True
             log.warning(
@@ -210,11 +249,24 @@ class OpenFile:
             )
 
 
+_unpickled: weakref.WeakValueDictionary[str, OpenFile] = weakref.WeakValueDictionary()
+_unpickling = threading.Lock()
+
+
+def _file_of_this_process(packed: bytes, token: str) -> OpenFile:
+    """The file of that token, one object for as long as anything in this process refers to it."""
+    with _unpickling:
+        file = _unpickled.get(token)
+        if file is None:
+            file = _unpickled[token] = OpenFile(packed, token)
+        return file
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class SourceReader:
     """Reads a raster's file; boxes have whole samples."""
 
-    source: Source
+    source: OpenFile
 
     def read(self, box: Box, out: np.ndarray) -> None:
         """See `Reader`."""
@@ -238,37 +290,6 @@ class SourceReader:
             out[...] = block.reshape(out.shape)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ChunkReader:
-    """Reads from the chunks of a dask array that a task was given.
-
-    Parameters
-    ----------
-    axes : Axes
-    rows, columns : tuple of (int, int)
-        Extents of the chunks in the array.
-    chunks : tuple of ndarray
-        Row by row; along the other axes just what is asked for.
-    """
-
-    axes: Axes
-    rows: tuple[tuple[int, int], ...]
-    columns: tuple[tuple[int, int], ...]
-    chunks: tuple[np.ndarray, ...]
-
-    def read(self, box: Box, out: np.ndarray) -> None:
-        """See `Reader`."""
-        wanted = self.axes.region(box)
-        everything = (slice(None),) * self.axes.ndim
-        extents = product(self.rows, self.columns)
-        for (y, x), chunk in zip(extents, self.chunks, strict=True):
-            extent = Region((y[0], x[0]), (y[1], x[1]))
-            common = extent.intersect(wanted)
-            if common.area:
-                into = self.axes.box(everything, common.within(wanted))
-                out[into] = np.asarray(chunk)[self.axes.box(everything, common.within(extent))]
-
-
 # What tasks call. `shared` is what the graph's data node holds.
 
 
@@ -277,23 +298,12 @@ def convolve_array(work: BlockWork, shared: Any, box: Box) -> np.ndarray:
     return work.convolve(ArrayReader(shared), box)
 
 
-def convolve_source(work: BlockWork, shared: Source, box: Box) -> np.ndarray:
+def convolve_source(work: BlockWork, shared: OpenFile, box: Box) -> np.ndarray:
     """One block of a convolved file."""
     return work.convolve(SourceReader(shared), box)
 
 
-def convolve_chunks(
-    work: BlockWork,
-    box: Box,
-    rows: tuple[tuple[int, int], ...],
-    columns: tuple[tuple[int, int], ...],
-    *chunks: np.ndarray,
-) -> np.ndarray:
-    """One block of a convolved dask array, from the chunks its window meets."""
-    return work.convolve(ChunkReader(work.axes, rows, columns, chunks), box)
-
-
-def read_source(shared: Source, box: Box) -> np.ndarray:
+def read_source(shared: OpenFile, box: Box) -> np.ndarray:
     """One block of a file."""
     out = np.empty([s.stop - s.start for s in box], shared.raster.dtype)
     SourceReader(shared).read(box, out)

@@ -127,7 +127,7 @@ def file_pixels(path: str | os.PathLike[str], *, level: int = 0, missing: str = 
     source = open_source(path, level=level, missing=absence)
     raster = source.raster
     token = tokenize(str(Path(path).resolve()), _identity(Path(path)), level, missing)
-    return Pixels(raster.shape, raster.dtype, token, file=OpenFile(source))
+    return Pixels(raster.shape, raster.dtype, token, file=OpenFile(source, token))
 
 
 def _identity(path: Path) -> tuple[int, ...]:
