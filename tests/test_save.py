@@ -3,7 +3,9 @@
 import os
 from pathlib import Path
 
+import dask
 import dask.array as da
+import distributed
 import numpy as np
 import pytest
 import tifffile
@@ -12,6 +14,7 @@ from scipy import ndimage, signal
 
 import tileconv
 from tileconv.errors import ConfigError, MemoryCapError, OutputExistsError
+from tileconv.lazy.saving import aligned_chunks
 
 RNG = np.random.default_rng(4)
 KERNEL = RNG.normal(size=(4, 7))
@@ -71,6 +74,84 @@ def test_blocks_are_computed_once(tmp_path):
     lazy = da.map_blocks(block, chunks=((50, 30), (40, 40, 9)), dtype=float, meta=np.ones((0, 0)))
     tileconv.save(lazy, tmp_path / "out.tif", tile=16, memory="1GiB")
     assert sorted(computed) == [(y, x) for y in range(2) for x in range(3)]
+
+
+def counted(shape, chunks):
+    """An array of one pixel value a block, and how often each block was computed."""
+    computed = []
+
+    def block(block_info=None):
+        computed.append(block_info[None]["chunk-location"])
+        return np.full(block_info[None]["chunk-shape"], float(len(computed)))
+
+    meta = np.ones((0, 0))
+    return da.map_blocks(block, chunks=chunks, dtype=float, meta=meta), computed
+
+
+def test_what_neighbours_share_is_computed_once(tmp_path):
+    lazy, computed = counted((80, 89), ((20, 20, 20, 20), (40, 40, 9)))
+    result = tileconv.convolve(lazy, np.ones((3, 4)), mode="wrap")
+    with dask.config.set(scheduler="synchronous"):
+        tileconv.save(result, tmp_path / "out.tif", tile=32)
+    assert sorted(computed) == [(y, x) for y in range(4) for x in range(3)]
+
+
+@pytest.mark.parametrize("name", ["out.tif", "out.zarr"])
+@pytest.mark.parametrize(
+    ("shape", "chunks"),
+    [
+        ((100, 130), ((7, 80, 13), (100, 1, 29))),
+        ((5, 100, 70), ((2, 3), (33, 67), (70,))),
+        ((100, 70, 3), ((64, 36), (10, 60), (2, 1))),
+        ((2, 3, 40, 50), ((1, 1), (2, 1), (40,), (25, 25))),
+    ],
+)
+def test_uneven_chunks_become_whole_write_units(tmp_path, name, shape, chunks):
+    pixels = RNG.integers(0, 255, shape, np.uint8)
+    report = tileconv.save(da.from_array(pixels, chunks), tmp_path / name, tile=16)
+    assert np.array_equal(read(str(tmp_path / name)), pixels)
+    unit, y = report.plan.work.layout.unit, report.plan.work.source.y_axis
+    aligned = aligned_chunks(chunks, y, unit)
+    assert [sum(sizes) for sizes in aligned] == list(shape)
+    for axis, step in zip((y, y + 1), unit, strict=True):
+        assert all(size % step == 0 for size in aligned[axis][:-1])
+    assert report.pixels == np.prod(shape) // (3 if y == 0 and len(shape) == 3 else 1)
+    assert sorted(os.listdir(tmp_path)) == [name]
+
+
+def test_an_empty_array_is_an_empty_zarr(tmp_path):
+    tileconv.save(da.zeros((0, 5), dtype="f4"), tmp_path / "out.zarr")
+    assert read(str(tmp_path / "out.zarr")).shape == (0, 5)
+
+
+def test_an_error_of_the_array_is_its_own_and_leaves_nothing(tmp_path):
+    def fails(block):
+        raise LookupError("no such scene")
+
+    lazy = da.zeros((50, 50)).map_blocks(fails, dtype=float)
+    with pytest.raises(LookupError, match="no such scene"):
+        tileconv.save(lazy, tmp_path / "out.tif")
+    assert os.listdir(tmp_path) == []
+
+
+def test_with_a_client_its_workers_store(slide, tmp_path):
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
+        ) as cluster,
+        distributed.Client(cluster),
+    ):
+        pixels = da.from_array(slide, chunks=50)
+        lazy = tileconv.convolve(pixels, KERNEL, output="float64")
+        for name in ("out.tif", "out.zarr"):
+            tileconv.save(lazy, name, tile=64)
+        over_file = tileconv.convolve("slide.tif", KERNEL, output="float64")
+        report = tileconv.save(over_file, "job.tif", tile=64)
+    assert report.plan.processes == 2
+    wanted = ndimage.convolve(slide, KERNEL, output="float64")
+    for name in ("out.tif", "out.zarr", "job.tif"):
+        np.testing.assert_allclose(read(name), wanted, rtol=1e-9, atol=1e-9)
+    assert sorted(os.listdir()) == ["job.tif", "out.tif", "out.zarr", "slide.tif"]
 
 
 def test_a_derived_array_is_not_taken_for_its_file(slide):

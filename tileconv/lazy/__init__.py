@@ -220,8 +220,10 @@ def save(  # noqa: PLR0913 - each is one of a job's options
     """Stream a lazy array into a TIFF or Zarr, whose name appears when it is complete.
 
     The lazy result of one of tileconv's functions over a file is run as a job: its memory
-    stays under the cap. Of any other dask array, blocks are computed as the output's tiles
-    need them, each once where the cap allows; what its own graph takes is not in the cap.
+    stays under the cap, and if it is killed, the same call goes on. Any other dask array is
+    computed by dask, once, rechunked to whole pieces of the output where its chunks are not;
+    what its graph holds in memory is dask's to decide. With a `distributed.Client`, either is
+    done by its workers, who must see the output's folder.
 
     Parameters
     ----------
@@ -233,7 +235,8 @@ def save(  # noqa: PLR0913 - each is one of a job's options
     compression, compression_level, tile, overwrite
         As the options of the same names on the command line.
     memory : int or str, optional
-        Cap for the whole process, like ``"512MiB"``; a quarter of what it may use without it.
+        Cap of a job, for each process, like ``"512MiB"``; a quarter of what it may use without
+        it. Of an array that dask computes it says nothing.
     workers : int, optional
         Threads; the cores the process may use without it.
 
@@ -246,6 +249,8 @@ def save(  # noqa: PLR0913 - each is one of a job's options
     ------
     TileconvError
         As a job does. Nothing stands under `path` then.
+    Exception
+        What computing the array raises.
     """
     if not isinstance(array, da.Array):
         raise ConfigError(

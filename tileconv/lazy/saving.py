@@ -1,127 +1,68 @@
-"""Streams a dask array into a file, tile by tile, through the loop that runs jobs."""
+"""Lazy arrays into files: as a job where tileconv made them of a file, else as dask computes them.
+
+Either way the output is staged, its tiles are made of whole write units, and it takes its name
+when it is complete.
+"""
 
 from __future__ import annotations
 
-import math
-from functools import partial
-from itertools import accumulate, product
+import sys
+from collections.abc import Iterator
+from itertools import accumulate, pairwise, product
+from math import prod
 from pathlib import Path
+from typing import Any
 
+import dask
 import dask.array as da
 import numpy as np
-from dask.base import get_scheduler
+from dask._task_spec import DataNode, Task, TaskRef
+from dask.base import compute_as_if_collection, get_scheduler
+from dask.highlevelgraph import HighLevelGraph
 
 from tileconv.core.engines import Engine
 from tileconv.core.engines.copy import CopyEngine
-from tileconv.core.grid import Region
+from tileconv.core.grid import Region, TileGrid, align_up
 from tileconv.core.kernels import Kernel
 from tileconv.core.methods import Choice, Method
 from tileconv.core.operation import Mode, Operation
 from tileconv.core.pixels import Cast
 from tileconv.core.raster import Raster
-from tileconv.jobs.backends import ThreadsBackend
+from tileconv.jobs.batches import BatchResult, process_name
 from tileconv.jobs.config import Output, Run
+from tileconv.jobs.limits import peak_resident_bytes, usable_cores
+from tileconv.jobs.memory import Memory
+from tileconv.jobs.plan import Plan
 from tileconv.jobs.progress import Listener
 from tileconv.jobs.report import Report
-from tileconv.jobs.run import execute, plan_within
-from tileconv.jobs.staging import check_output
+from tileconv.jobs.run import backend_of, execute, plan_within
+from tileconv.jobs.staging import check_output, stage
+from tileconv.jobs.tile_task import TileResult
 from tileconv.jobs.work import Work
-from tileconv.lazy.blocks import BlockWork, OpenFile
+from tileconv.lazy.blocks import BlockWork, Chunks, OpenFile
+from tileconv.stores.absent import Absences
 from tileconv.stores.axes import raster_dims
-from tileconv.stores.chunk_cache import DEFAULT_CACHE_BYTES, ChunkCache
-from tileconv.stores.formats import format_of, plan_layout
-from tileconv.stores.source import Source
-
-
-class DaskSource(Source):
-    """A dask array as a source: its blocks are computed as they are needed, and cached.
-
-    Parameters
-    ----------
-    array : dask.array.Array
-    axes : str or None
-        Names of its axes; see `tileconv.stores.axes.raster_dims`.
-    """
-
-    def __init__(self, array: da.Array, axes: str | None) -> None:
-        dims = raster_dims(array.shape, dims=axes)
-        y, largest = dims.index("y"), [max(sizes) for sizes in array.chunks]
-        self._raster = Raster(
-            array.shape,
-            array.dtype,
-            dims,
-            chunk=(largest[y], largest[y + 1]),
-            chunk_planes=math.prod(largest[:y]),
-            compression="dask",
-        )
-        # Computed blocks, so that tiles that share one compute it once.
-        self._cache = ChunkCache(DEFAULT_CACHE_BYTES)
-        self._array = array
-        self._ends = [[0, *accumulate(sizes)] for sizes in array.chunks]
-        # Tiles are computed side by side already; a scheduler the user set is respected.
-        self._scheduler = None if get_scheduler() else "synchronous"
-
-    @property
-    def raster(self) -> Raster:
-        """What the array is; the chunk is its largest."""
-        return self._raster
-
-    @property
-    def identity(self) -> str:
-        """The array's name, which dask derives from what it is computed of."""
-        return f"dask array {self._array.name}"
-
-    @property
-    def cache(self) -> ChunkCache:
-        """Its computed blocks."""
-        return self._cache
-
-    def read(self, plane: int, region: Region, out: np.ndarray) -> None:
-        """Fill `out` with the pixels of `region`; see `Source.read`."""
-        raster = self.raster
-        box = [(i, i + 1) for i in raster.plane_index(plane)]
-        box += zip(region.start, region.stop, strict=True)
-        box += [(0, n) for n in raster.sample_shape]
-        target = out.reshape([b - a for a, b in box])
-        for index in product(*(self._numbers(axis, span) for axis, span in enumerate(box))):
-            block = self._cache.get(index, partial(self._compute, index))
-            into, of = [], []
-            for axis, (number, (lo, hi)) in enumerate(zip(index, box, strict=True)):
-                first, last = self._ends[axis][number], self._ends[axis][number + 1]
-                a, b = max(lo, first), min(hi, last)
-                into.append(slice(a - lo, b - lo))
-                of.append(slice(a - first, b - first))
-            target[tuple(into)] = block[tuple(of)]
-
-    def _numbers(self, axis: int, span: tuple[int, int]) -> list[int]:
-        """Numbers of the blocks that meet ``span`` of an axis."""
-        ends = self._ends[axis]
-        return [n for n in range(len(ends) - 1) if ends[n] < span[1] and span[0] < ends[n + 1]]
-
-    def _compute(self, index: tuple[int, ...]) -> np.ndarray:
-        computed = self._array.blocks[index].compute(scheduler=self._scheduler)
-        # What the cache holds is its own, and keeps nothing larger alive.
-        return np.array(computed, copy=True)
+from tileconv.stores.formats import format_of, open_sink, plan_layout
+from tileconv.stores.sink import Receipt, Writer
+from tileconv.stores.tiff.tags import TiffTags
 
 
 def save_array(array: da.Array, output: Output, run: Run, *, axes: str | None) -> Report:
-    """Store a dask array; `tileconv.save` describes it.
-
-    A lazy result over a file is run as a job: its graph holds the source and the work, and
-    tiles aligned to the output take the place of its blocks. Of any other array, blocks are
-    computed as tiles need them.
-    """
+    """Store a dask array; `tileconv.save` describes it."""
     path = Path(output.path)
-    file_format = format_of(path)
+    format_of(path)
     file, block_work = _file_and_work(array)
     check_output(path, file.path if file else None, overwrite=output.overwrite)
+    if file is None:
+        raster = Raster(array.shape, array.dtype, raster_dims(array.shape, dims=axes))
+        return _save_computed(array, _work(raster, None, None, output), output, run)
+    client = current_client()
     # Opened anew, so that its cache can be given the size that was planned.
-    with file.reopened() if file else DaskSource(array, axes) as source:
+    with file.reopened() as source, backend_of(run, client) as backend:
         source.require_chunks()
-        backend = ThreadsBackend()
-        plan = plan_within(_work(source, block_work, file_format, output), run, backend)
+        work = _work(source.raster, source.tags, block_work, output)
         return execute(
-            plan,
+            plan_within(work, run, backend),
             source,
             path,
             backend=backend,
@@ -129,6 +70,87 @@ def save_array(array: da.Array, output: Output, run: Run, *, axes: str | None) -
             restart=False,
             listener=Listener(),
         )
+
+
+def current_client() -> Any:
+    """The distributed client that dask computes with, if there is one."""
+    distributed = sys.modules.get("distributed")
+    owner = getattr(get_scheduler(), "__self__", None)
+    return owner if distributed is not None and isinstance(owner, distributed.Client) else None
+
+
+def _save_computed(array: da.Array, work: Work, output: Output, run: Run) -> Report:
+    """Store what dask computes, in one graph, so that nothing is computed twice."""
+    layout = work.layout
+    chunks = aligned_chunks(array.chunks, work.source.y_axis, layout.unit)
+    path, y = Path(output.path), work.source.y_axis
+    grid = TileGrid(work.output_shape, (max(1, *chunks[y]), max(1, *chunks[y + 1])))
+    workers = run.workers or usable_cores()
+    report = Report(Plan(work, grid, workers, 0, 0, Memory({}), 1.0), str(path), 0)
+    threads = {} if run.workers is None else {"num_workers": run.workers}
+    with stage(path, overwrite=output.overwrite) as staging, dask.config.set(threads):
+        sink = open_sink(layout, staging.result)
+        try:
+            for result in _stored(array.rechunk(chunks), work.source, sink.writer):
+                for tile in result.tiles:
+                    sink.record(tile.receipt)
+                report.add(result)
+            sink.finish()
+        finally:
+            sink.close()
+        staging.commit()
+    report.close()
+    return report
+
+
+def aligned_chunks(chunks: Chunks, y_axis: int, unit: tuple[int, int]) -> Chunks:
+    """Chunks of whole write units, no smaller than those given; samples stay together."""
+    aligned = list(chunks)
+    for axis, step in zip((y_axis, y_axis + 1), unit, strict=True):
+        length = sum(chunks[axis])
+        size = align_up(max(1, *chunks[axis]), step)
+        cuts = [*range(0, length, size), length]
+        aligned[axis] = tuple(b - a for a, b in pairwise(cuts)) or (0,)
+    for axis in range(y_axis + 2, len(chunks)):
+        aligned[axis] = (sum(chunks[axis]),)
+    return tuple(aligned)
+
+
+def _stored(array: da.Array, raster: Raster, writer: Writer) -> Iterator[BatchResult]:
+    """What storing each block of an aligned array came to; dask computes and stores them."""
+    if 0 in array.shape:
+        return
+    name = f"tileconv-save-{array.name}"
+    shared = TaskRef(f"{name}-writer")
+    graph: dict[Any, Any] = {shared.key: DataNode(shared.key, (raster, writer))}
+    starts = [(0, *list(accumulate(sizes))[:-1]) for sizes in array.chunks]
+    for index in product(*(range(len(axis)) for axis in starts)):
+        start = tuple(axis[n] for axis, n in zip(starts, index, strict=True))
+        key = (name, *index)
+        graph[key] = Task(key, store_block, shared, start, TaskRef((array.name, *index)))
+    keys = [key for key in graph if key != shared.key]
+    layered = HighLevelGraph.from_collections(name, graph, dependencies=[array])
+    yield from compute_as_if_collection(da.Array, layered, keys)
+
+
+def store_block(
+    shared: tuple[Raster, Writer], start: tuple[int, ...], block: np.ndarray
+) -> BatchResult:
+    """Store a block that begins at `start`, plane by plane."""
+    raster, writer = shared
+    y, block = raster.y_axis, np.asarray(block)
+    rows, columns = block.shape[y : y + 2]
+    region = Region((start[y], start[y + 1]), (start[y] + rows, start[y + 1] + columns))
+    planes = block.reshape(prod(block.shape[:y]), rows, columns, raster.samples)
+    receipts = []
+    for local, pixels in zip(np.ndindex(block.shape[:y]), planes, strict=True):
+        at = tuple(a + b for a, b in zip(start, local, strict=False))
+        plane = int(np.ravel_multi_index(at, raster.plane_shape)) if at else 0
+        receipts.append(writer.write(plane, region, pixels))
+    receipt = Receipt(np.concatenate([r.units for r in receipts]), receipts[0].part)
+    absent = Absences(np.empty(0, np.int64), ())
+    tile = TileResult(0, region.area * len(receipts), receipt, 0, 0, absent, 0, 0.0, 0.0, 0.0)
+    return BatchResult(process_name(), peak_resident_bytes(), (tile,))
 
 
 def _file_and_work(array: da.Array) -> tuple[OpenFile | None, BlockWork | None]:
@@ -139,8 +161,10 @@ def _file_and_work(array: da.Array) -> tuple[OpenFile | None, BlockWork | None]:
     return (file, work) if isinstance(file, OpenFile) else (None, None)
 
 
-def _work(source: Source, block_work: BlockWork | None, file_format: str, output: Output) -> Work:
-    raster = source.raster
+def _work(
+    raster: Raster, tags: TiffTags | None, block_work: BlockWork | None, output: Output
+) -> Work:
+    """What is stored: a lazy convolution's work, or the pixels as they are."""
     if block_work is None:
         operation = Operation(Kernel(np.ones((1, 1)), (0, 0), name="copy"), Mode.SAME)
         engine: Engine = CopyEngine(raster.dtype)
@@ -161,11 +185,11 @@ def _work(source: Source, block_work: BlockWork | None, file_format: str, output
         cast=cast,
         refuse_clipped=False,
         layout=plan_layout(
-            file_format,
+            format_of(output.path),
             Raster(shape, cast.dtype, raster.dims),
             compression=output.compression,
             level=output.compression_level,
             chunk=output.tile,
-            tags=source.tags,
+            tags=tags,
         ),
     )
