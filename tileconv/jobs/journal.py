@@ -152,11 +152,14 @@ class Journal:
     def flush(self) -> None:
         """Record what waits."""
         for part, waiting in self._waiting.items():
-            totals = waiting.totals
-            text = {name: getattr(totals, name) for name in Totals.__slots__}
-            tiles = np.array(waiting.tiles, "<u8")
-            self._append({"part": part, **text}, tiles, np.concatenate(waiting.units))
+            receipt = Receipt(np.concatenate(waiting.units), part)
+            self.record(Frame(np.array(waiting.tiles, np.uint64), receipt, waiting.totals))
         self._waiting = {}
+
+    def record(self, frame: Frame) -> None:
+        """Record finished tiles at once."""
+        text = {name: getattr(frame.totals, name) for name in Totals.__slots__}
+        self._append({"part": frame.receipt.part, **text}, frame.tiles, frame.receipt.units)
 
     def _read_settings(self) -> dict[str, Any] | None:
         """The first frame; None where there is no journal, or one that ends before its first."""
