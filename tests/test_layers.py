@@ -1,4 +1,4 @@
-"""Imports point one way: cli -> jobs -> stores -> core, lazy beside cli, errors below all."""
+"""Imports point one way: cli -> jobs -> stores -> core, lazy and verification beside jobs' top."""
 
 import ast
 import sys
@@ -16,10 +16,11 @@ ALLOWED = {
     "stores": {"core"},
     "jobs": {"core", "stores"},
     "lazy": {"core", "stores", "jobs"},
+    "verification": {"core", "stores", "jobs"},
     "stopping": set(),
-    "cli": {"core", "stores", "jobs", "stopping"},
+    "cli": {"core", "stores", "jobs", "verification", "stopping"},
     "__main__": {"cli", "stopping"},
-    "__init__": {"jobs", "lazy"},
+    "__init__": {"jobs", "lazy", "verification"},
 }
 # Packages that the pure core must do without.
 NOT_IN_CORE = {"dask", "distributed", "zarr", "tifffile", "imagecodecs", "click", "rich", "msgspec"}

@@ -19,6 +19,7 @@ NAMES = {
     "plan",
     "run",
     "save",
+    "verify",
 }
 
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from tileconv.jobs.config import Job
     from tileconv.jobs.run import plan, run
     from tileconv.lazy import convolve, convolve2d, correlate, correlate2d, open, save
+    from tileconv.verification.verify import verify
 
 __version__ = "0.1.0"
 
@@ -25,6 +26,7 @@ __all__ = [
     "plan",
     "run",
     "save",
+    "verify",
 ]
 
 # Where each public name lives. Names are loaded when they are first asked for, so that
@@ -40,6 +42,7 @@ _HOMES = {
     "plan": "tileconv.jobs.run",
     "run": "tileconv.jobs.run",
     "save": "tileconv.lazy",
+    "verify": "tileconv.verification.verify",
 }
 
 

@@ -9,7 +9,8 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -51,7 +52,8 @@ def cli() -> None:
 
     Results go to stdout, progress and errors to stderr. Exit codes: 0 done, 1 a bug,
     2 usage or configuration, 3 bad input, 4 output exists, 5 locked by another run,
-    6 storage failed, 7 memory cap cannot be kept, 130 and 143 interrupted.
+    6 storage failed, 7 memory cap cannot be kept, 8 cluster failed, 9 verification failed,
+    130 and 143 interrupted.
     """
 
 
@@ -103,16 +105,8 @@ def plan(arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:  # 
     from tileconv.jobs.run import plan as make_plan
     from tileconv.stores.disk import free_bytes
 
-    if all(argument.endswith(".toml") for argument in arguments):
-        jobs = [(config, _job_of_config(config, options)) for config in arguments]
-    elif len(arguments) == 2:
-        jobs = [("", _job_of_options(*arguments, options))]
-    else:
-        raise click.UsageError(
-            f"plan takes INPUT OUTPUT, or configs ending in .toml; got {' '.join(arguments)}"
-        )
     plans = []
-    for config, job in jobs:
+    for config, job in _jobs_of("plan", arguments, options):
         with _naming(config):
             made = make_plan(job)
         free = free_bytes(job.output_path)
@@ -121,6 +115,68 @@ def plan(arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:  # 
             _print(plan_table(made, free))
     if as_json:
         _print_json(plans)
+
+
+@cli.command(short_help="Compare an output with what scipy gives.")
+@click.argument("arguments", metavar="INPUT OUTPUT | CONFIG...", nargs=-1, required=True)
+@click.option("--all", "everything", is_flag=True, help="Check every pixel, not a sample.")
+@click.option(
+    "--samples",
+    type=click.IntRange(min=0),
+    default=16,
+    show_default=True,
+    help="Tiles to check besides corners, edges and places where tiles meet.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Chooses the sample.",
+)
+@convolution_options
+@input_options
+@dtype_options
+@storage_options
+@run_options
+@json_option
+@quiet_option
+@debug_option
+def verify(arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:  # noqa: FBT001
+    """Verify the output of a job, given as to `convolve` or to `run`.
+
+    A sample of tiles, with every corner and edge, is recomputed from the input with scipy and
+    compared, within the job's memory cap. Leaves with 9 if a pixel is out of the error bound.
+    """
+    from tileconv.errors import VerificationError
+    from tileconv.verification.result import Verification, verification_table
+    from tileconv.verification.verify import verify as verify_output
+
+    told: list[dict[str, object]] = []
+
+    def tell(found: Verification) -> None:
+        told.append(found.as_dict())
+        if not as_json:
+            _print(verification_table(found))
+
+    try:
+        for config, job in _jobs_of("verify", arguments, options):
+            with _naming(config):
+                found = verify_output(
+                    job,
+                    everything=options["everything"],
+                    samples=options["samples"],
+                    seed=options["seed"],
+                    each_tile=_each_tile(quiet=options["quiet"]),
+                )
+            tell(found)
+    except VerificationError as error:
+        if isinstance(error.verification, Verification):
+            tell(error.verification)
+        raise
+    finally:
+        if as_json and told:
+            _print_json(told)
 
 
 @cli.command(short_help="Say what is in a raster.")
@@ -206,10 +262,39 @@ def _job_of_config(config: str, options: dict[str, Any]) -> Job:
     from tileconv.jobs.config import Job
 
     given = {name for name in ("kernel", *KEYS) if options.get(name) is not None}
-    if given - {"overwrite", "memory", "workers"}:
+    if given - {"overwrite", "memory", "workers", "cluster"}:
         stray = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(given))
         raise click.UsageError(f"{stray}: write it into the config {config} instead")
     return Job.load(config, overrides=_with_options({}, options))
+
+
+def _jobs_of(
+    command: str, arguments: tuple[str, ...], options: dict[str, Any]
+) -> list[tuple[str, Job]]:
+    """Jobs given as to `convolve` or as to `run`, each with its config, or ""."""
+    if all(argument.endswith(".toml") for argument in arguments):
+        return [(config, _job_of_config(config, options)) for config in arguments]
+    if len(arguments) == 2:
+        return [("", _job_of_options(*arguments, options))]
+    raise click.UsageError(
+        f"{command} takes INPUT OUTPUT, or configs ending in .toml; got {' '.join(arguments)}"
+    )
+
+
+def _each_tile(*, quiet: bool) -> Callable[[int, int], None]:
+    """Looks at signals after a tile, and says now and then how far a verification is."""
+    last = time.monotonic()
+
+    def each_tile(done: int, count: int) -> None:
+        nonlocal last
+        stopping.check()
+        now = time.monotonic()
+        if not quiet and now - last >= 10:
+            last = now
+            with contextlib.suppress(OSError):
+                click.echo(f"{done} of {count} tiles verified", err=True)
+
+    return each_tile
 
 
 def _run_jobs(jobs: list[tuple[str, Job]], options: dict[str, Any]) -> None:
@@ -225,7 +310,8 @@ def _run_jobs(jobs: list[tuple[str, Job]], options: dict[str, Any]) -> None:
     try:
         for config, job in jobs:
             with _naming(config):
-                reports.append(run_job(job, listener=told).as_dict())
+                report = run_job(job, restart=options["restart"], listener=told)
+                reports.append(report.as_dict())
     finally:
         told.stop()
     if options["as_json"]:
@@ -271,7 +357,8 @@ def main() -> NoReturn:
     except TileconvError as error:
         code = _fail(error.exit_code, str(error), debug=debug)
     except Stopped as stop:
-        code = _fail(stop.exit_code, f"stopped by {stop}; nothing was left behind", debug=debug)
+        told = f"stopped by {stop}; the same command again goes on"
+        code = _fail(stop.exit_code, told, debug=debug)
     except Exception as error:  # noqa: BLE001 - the last line of defence
         told = f"a bug in tileconv: {type(error).__name__}: {error}; run again with --debug"
         code = _fail(TileconvError.exit_code, f"{told} and report what it prints", debug=debug)

@@ -88,7 +88,7 @@ class VerificationError(TileconvError):
     ----------
     message : str
     verification : object or None
-        What was found, a `tileconv.jobs.verify.Verification`; None where nothing could be
+        What was found, a `tileconv.verification.result.Verification`; None where nothing could be
         compared: another shape or dtype, or an output that cannot be read.
     """
 

@@ -1,0 +1,1 @@
+"""Outputs compared with what scipy makes of their inputs."""
