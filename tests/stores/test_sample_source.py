@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tileconv.core.grid import Region
 from tileconv.errors import ConfigError
 from tileconv.stores.sample_source import SampleSource
+from tileconv.stores.slide_pattern import _columns
 
 PATTERNS = ["slide", "step", "zoneplate"]
 FAR = 1 << 33
@@ -188,3 +189,11 @@ def test_nothing_of_an_empty_raster_is_made():
 def test_what_cannot_be_made_is_the_users_mistake(pattern, shape, dtype, seed, match):
     with pytest.raises(ConfigError, match=match):
         SampleSource(pattern, shape, dtype, seed)
+
+
+def test_cells_without_a_row_hold_nothing_of_what_memory_held():
+    """What was there before once became a radius of 0, and a division by it ended the process."""
+    for _ in range(5):
+        np.full((64, 7), -0.0)  # freed at once
+        cells = _columns(0, 0, 64 << 5, 5)
+        assert not cells[:, 1:6].any()

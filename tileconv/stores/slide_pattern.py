@@ -242,7 +242,8 @@ def _columns(seed: int, x0: int, columns: int, bits: int) -> np.ndarray:
     """A cell for each column of cells that the window can cross: no row yet, and its bend."""
     first = x0 >> bits
     count = ((x0 + columns + _BEND_MAX) >> bits) + 1 - first
-    cells = np.empty((count, 7), np.int64)
+    # Zeros, not what memory held: a radius is divided by before its row is known.
+    cells = np.zeros((count, 7), np.int64)
     for i in range(count):
         cells[i, 0] = -(1 << 62)
         bend = _bend(seed + 11, (first + i) << bits)
