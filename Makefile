@@ -2,6 +2,8 @@
 #   make demo    install, make up a raster, convolve it, check it, draw it
 #   make test    the whole test suite
 #   make check   ruff and mypy
+#   make bench-lazy, bench-tiles, bench-cluster
+#                what lazy graphs, ten million tiles and a cluster cost; minutes each
 
 # The first Python there is that is new enough; `make PYTHON=python3.13 test` to choose.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14 python; do \
@@ -11,7 +13,7 @@ BIN := $(VENV)/bin
 # Pip says in one line what went wrong, and nothing when nothing did.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-slow check format clean
+.PHONY: demo test test-slow check format clean bench-lazy bench-tiles bench-cluster
 .DELETE_ON_ERROR:
 # One environment, one pip at a time.
 .NOTPARALLEL:
@@ -24,6 +26,15 @@ test: $(VENV)/.installed-test
 
 test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow -p no:xdist
+
+bench-lazy: $(VENV)/.installed
+	$(BIN)/python benchmarks/lazy_graph.py
+
+bench-tiles: $(VENV)/.installed
+	$(BIN)/python benchmarks/ten_million_tiles.py
+
+bench-cluster: $(VENV)/.installed
+	$(BIN)/python benchmarks/cluster_scaling.py
 
 check: $(VENV)/.installed-check
 	$(BIN)/ruff check .

@@ -1,9 +1,12 @@
 """Everything the README and configs/ show is run as it stands."""
 
 import json
+import os
 import re
 import shlex
 import shutil
+import signal as signal_numbers
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -49,7 +52,7 @@ def command(*arguments):
 
 def test_python_blocks_run(workplace):
     code = blocks("python")
-    assert len(code) == 2
+    assert len(code) == 3
     printed = "".join(
         subprocess.run(
             [sys.executable, "-c", block], check=True, capture_output=True, text=True
@@ -111,3 +114,72 @@ def test_links_and_pictures_are_there():
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         if not target.startswith("http"):
             assert (ROOT / target).exists(), target
+
+
+PAGE = ROOT / "docs" / "clusters.md"
+
+# Stands for dask-jobqueue where there is no SLURM: the same calls, on this machine.
+FAKE_QUEUE = """
+from distributed import LocalCluster
+
+
+def SLURMCluster(*, queue, cores, processes, memory, walltime, local_directory):
+    return LocalCluster(
+        n_workers=0, threads_per_worker=1, memory_limit=memory, host="127.0.0.1",
+        dashboard_address="127.0.0.1:0", local_directory=local_directory,
+    )
+"""
+
+
+def blocks_of(page, language):
+    return re.findall(
+        rf"^```{language}\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL
+    )
+
+
+def test_python_blocks_of_the_page_on_clusters_run(workplace):
+    Path("dask_jobqueue.py").write_text(FAKE_QUEUE)
+    for number, block in enumerate(blocks_of(PAGE, "python")):
+        script = Path(f"script{number}.py")
+        script.write_text(block)
+        done = subprocess.run(
+            [sys.executable, str(script)], check=False, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+        assert "tiles" in done.stdout
+    first = tifffile.imread("smoother.tif")
+    assert np.array_equal(zarr.open_array("queued.zarr", mode="r")[...], first)
+
+
+def test_console_blocks_of_the_page_on_clusters_run(workplace):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    home = Path(sys.executable).parent
+    started = []
+    try:
+        for line in "".join(blocks_of(PAGE, "console")).splitlines():
+            words = shlex.split(line.replace("8786", str(port)), comments=True)
+            if words[0] == "tileconv":
+                command(*words[1:])
+            else:
+                assert words.pop() == "&"
+                # A process of its own for all it starts in turn.
+                started.append(
+                    subprocess.Popen(
+                        [str(home / words[0]), *words[1:]],
+                        stderr=subprocess.DEVNULL,
+                        start_new_session=True,
+                    )
+                )
+    finally:
+        for process in started:
+            os.killpg(process.pid, signal_numbers.SIGTERM)
+            process.wait(timeout=30)
+    assert zarr.open_array("remote.zarr", mode="r").shape == (300, 400)
+
+
+def test_the_config_of_the_page_on_clusters_runs(workplace):
+    (block,) = blocks_of(PAGE, "toml")
+    Path("cluster.toml").write_text(block)
+    assert json.loads(command("run", "cluster.toml", "--json"))["processes"] >= 1
