@@ -14,10 +14,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
+import socket
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, Executor, Future
+from concurrent.futures import CancelledError, Executor
+from multiprocessing import resource_tracker
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -30,18 +33,19 @@ from tileconv import __version__
 from tileconv.core.grid import ceil_div
 from tileconv.errors import ClusterError, ConfigError, MemoryCapError
 from tileconv.jobs.backends import Resources
-from tileconv.jobs.batches import BatchResult, BatchTask
+from tileconv.jobs.batches import BatchTask
+from tileconv.jobs.cluster_executor import ClusterExecutor
 from tileconv.jobs.cluster_worker import (
     TOKEN_NAME,
     HeldTask,
     Surroundings,
     WorkerFacts,
     look_around,
-    run_batch,
+    look_around_me,
     try_open,
 )
 from tileconv.jobs.config import Run, local_workers
-from tileconv.jobs.limits import usable_cores
+from tileconv.jobs.limits import usable_cores, usable_memory
 from tileconv.jobs.memory import DISTRIBUTED_MIB, MIB, baseline_bytes
 from tileconv.jobs.plan import Plan
 from tileconv.jobs.spelling import parse_size
@@ -54,13 +58,22 @@ IN_FLIGHT_MIN = 64
 """Tasks in flight even where there are few workers: adaptive clusters grow by what waits."""
 
 IN_FLIGHT_PER_LANE = 3
-RETRIES = 2
 
 WAIT_S = 300.0
 """Longest wait for a cluster's first worker, which a queue of jobs may have to start."""
 
 _LOOK_S = 2.0
 """Seconds for which the number of workers is taken to be the same."""
+
+_DASHBOARD_PORT = 8787
+
+# A client that is closed has an error of its own since distributed 2025.4.1.
+_LOST = (
+    OSError,
+    TimeoutError,
+    CancelledError,
+    getattr(distributed.client, "ClosedClientError", CancelledError),
+)
 
 
 @contextlib.contextmanager
@@ -94,21 +107,47 @@ def connected(where: Any, run: Run) -> Iterator[ClusterBackend]:
 
 @contextlib.contextmanager
 def _local(processes: int, run: Run) -> Iterator[distributed.Client]:
-    with warnings.catch_warnings():
-        # Its port may be taken; it finds another.
-        warnings.filterwarnings("ignore", message="Port 8787 is already in use")
-        with (
-            distributed.LocalCluster(
-                n_workers=processes,
-                threads_per_worker=local_threads(processes, run),
-                host="127.0.0.1",
-                dashboard_address="127.0.0.1:8787",
-                silence_logs=logging.CRITICAL,
-                preload=["tileconv.jobs.cluster_worker"],
-            ) as cluster,
-            distributed.Client(cluster) as client,
-        ):
-            yield client
+    with contextlib.ExitStack() as stack:
+        with _deaf_children():
+            cluster = stack.enter_context(
+                distributed.LocalCluster(
+                    n_workers=processes,
+                    threads_per_worker=local_threads(processes, run),
+                    memory_limit=usable_memory() // processes,
+                    host="127.0.0.1",
+                    dashboard_address=f"127.0.0.1:{_dashboard_port()}",
+                    silence_logs=logging.CRITICAL,
+                )
+            )
+        yield stack.enter_context(distributed.Client(cluster, set_as_default=False))
+
+
+def _dashboard_port() -> int:
+    """The usual port, or 0 for any where it is taken; dask would find one itself, noisily."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", _DASHBOARD_PORT))
+        except OSError:
+            return 0
+    return _DASHBOARD_PORT
+
+
+@contextlib.contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Leave Ctrl-C to this process, whose terminal the workers share, from their first moment.
+
+    A thread's blocked signals are those of the threads and processes it starts, and so of
+    the thread that starts a local cluster's workers, at first and whenever one has died. What
+    comes meanwhile is heard at the end.
+    """
+    # It unblocks the signal in the thread that starts it.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
@@ -117,7 +156,7 @@ def _remote(address: str) -> Iterator[distributed.Client]:
         # We look at versions ourselves.
         warnings.simplefilter("ignore", distributed.versions.VersionMismatchWarning)
         try:
-            client = distributed.Client(address)
+            client = distributed.Client(address, set_as_default=False)
         except (OSError, TimeoutError, ValueError) as error:
             raise ClusterError(
                 f"no scheduler answers at {address}: {error}; check the address, and that it runs"
@@ -146,6 +185,7 @@ class ClusterBackend:
         self._threads = 1
         self._lanes = 1
         self._looked = float("-inf")
+        self._seen = time.monotonic()
 
     @property
     def link(self) -> str | None:
@@ -155,9 +195,7 @@ class ClusterBackend:
 
     def resources(self, work: Work, run: Run) -> Resources:
         """See `Backend.resources`."""
-        self._await_worker()
-        self._check_versions()
-        facts: dict[str, WorkerFacts] = self._everywhere(look_around, work)
+        facts = self._facts(work)
         most = max(one.threads for one in facts.values())
         poorest = min(facts, key=lambda address: facts[address].memory_limit_bytes)
         limit = facts[poorest].memory_limit_bytes
@@ -165,8 +203,8 @@ class ClusterBackend:
         if cap > limit:
             raise MemoryCapError(
                 f"a memory cap of {ceil_div(cap, MIB)} MiB for each worker is more than the "
-                f"{limit // MIB} MiB that worker {poorest} has; lower --memory, or give the "
-                "workers more"
+                f"{limit // MIB} MiB at which dask halts worker {poorest}; lower --memory, or "
+                "give the workers more"
             )
         return Resources(
             processes=len(facts),
@@ -182,19 +220,20 @@ class ClusterBackend:
     def executor(self, plan: Plan, task: BatchTask, folder: Path) -> Iterator[Executor]:
         """See `Backend.executor`."""
         self._threads = plan.workers
+        self._seen = time.monotonic()
         token = os.urandom(16).hex()
         (folder / TOKEN_NAME).write_text(token)
-        expected = Surroundings(plan.work.source, folder.absolute(), token)
+        expected = Surroundings(__version__, plan.work.source, folder.absolute(), token)
         held = HeldTask(dumps(task), plan.workers, expected)
         self._everywhere(try_open, held)
         executor = ClusterExecutor(self._client, held)
         try:
             yield executor
         except KilledWorker as error:
-            _, first, last, _ = error.task
+            _, first, last = error.task
             raise ClusterError(
-                f"{error.allowed_failures + 1} workers died while they worked on tiles {first} to "
-                f"{last}, the last was {error.last_worker.address}; see its log, give workers "
+                f"{error.allowed_failures + 1} workers died that had tiles {first} to {last}, "
+                f"the last was {error.last_worker.address}; see its log, give workers "
                 "more memory or lower --memory, and run the same command again"
             ) from None
         except CancelledError:
@@ -203,7 +242,7 @@ class ClusterBackend:
                 "see its log, and run the same command again"
             ) from None
         finally:
-            with contextlib.suppress(OSError, TimeoutError, CancelledError):
+            with contextlib.suppress(*_LOST):
                 executor.shutdown()
 
     def lanes(self) -> int:
@@ -211,30 +250,49 @@ class ClusterBackend:
         now = time.monotonic()
         if now - self._looked > _LOOK_S:
             with _scheduler_lost(self._client):
-                workers = self._client.nthreads()
+                # Of those that run, not of those that dask has halted for their memory.
+                workers = self._client.sync(self._client.scheduler.ncores_running)
             self._lanes = sum(min(self._threads, threads) for threads in workers.values())
             self._looked = now
+            if self._lanes:
+                self._seen = now
+            elif now - self._seen > WAIT_S:
+                raise self._no_worker()
         return self._lanes
 
     def in_flight(self) -> int:
         """See `Backend.in_flight`."""
         return max(IN_FLIGHT_MIN, IN_FLIGHT_PER_LANE * self.lanes())
 
-    def _await_worker(self) -> None:
-        """Wait for a worker; a task that waits makes an adaptive cluster start one."""
+    def _first(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Wait for a worker to do this; a task that waits makes an adaptive cluster start one."""
         with _scheduler_lost(self._client):
-            asked = self._client.submit(int, pure=False)
+            asked = self._client.submit(function, *args, pure=False)
             try:
-                asked.result(timeout=WAIT_S)
+                return asked.result(timeout=WAIT_S)
             except TimeoutError:
-                raise ClusterError(
-                    f"the cluster at {_address(self._client)} has had no worker for "
-                    f"{WAIT_S:.0f} s; start workers, and run the same command again"
-                ) from None
+                raise self._no_worker() from None
+
+    def _no_worker(self) -> ClusterError:
+        return ClusterError(
+            f"the cluster at {_address(self._client)} has had no worker that runs for "
+            f"{WAIT_S:.0f} s; start workers, and run the same command again"
+        )
+
+    def _facts(self, work: Work) -> dict[str, WorkerFacts]:
+        """What each worker has.
+
+        An adaptive cluster may stop its workers while they are looked at, which is no task;
+        then a task looks at the one that it starts.
+        """
+        self._first(int)
+        self._check_versions()
+        found: dict[str, WorkerFacts] = self._everywhere(look_around, work)
+        return found or dict([self._first(look_around_me, work)])
 
     def _check_versions(self) -> None:
         """Refuse workers that would compute other pixels than this process means."""
-        found = self._client.run(resolve_name, "tileconv:__version__", on_error="return")
+        found = self._ask(resolve_name, "tileconv:__version__")
         for address, version in found.items():
             if isinstance(version, Exception):
                 raise ClusterError(
@@ -249,8 +307,7 @@ class ClusterBackend:
 
     def _everywhere(self, function: Callable[..., Any], *args: Any) -> dict[str, Any]:
         """Results of a call on every worker there is."""
-        with _scheduler_lost(self._client):
-            found: dict[str, Any] = self._client.run(function, *args, on_error="return")
+        found = self._ask(function, *args)
         for address, result in found.items():
             if isinstance(result, ClusterError):
                 raise result
@@ -260,44 +317,12 @@ class ClusterBackend:
                 )
         return found
 
-
-class ClusterExecutor(Executor):
-    """Sends a run's task to the cluster once, and then the numbers of tiles.
-
-    Parameters
-    ----------
-    client : distributed.Client
-    held : HeldTask
-        What every call is made of; a worker that comes late receives it with its first batch.
-    """
-
-    def __init__(self, client: distributed.Client, held: HeldTask) -> None:
-        self._name = f"tileconv-{os.urandom(4).hex()}"
-        # A batch that fails for its pixels says so in its result; what is tried again is one
-        # whose worker cannot open the input.
-        self._executor = client.get_executor(pure=False, retries=RETRIES)
-        # A task, not scattered data: what every worker has lost, the scheduler makes again.
-        self._held = client.submit(_itself, held, key=f"{self._name}-task")
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """The future of a batch; `fn` is the task that was sent, which is not sent again."""
-        del fn, kwargs
-        (batch,) = args
-        # One name for all, so that the scheduler sees one group and hands tasks out as
-        # workers come free. Ended by something new: a batch may be tried again.
-        key = (self._name, batch[0], batch[-1], os.urandom(4).hex())
-        future: Future[BatchResult] = self._executor.submit(run_batch, self._held, batch, key=key)
-        return future
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 - Executor's signature
-        """Drop what is still to be done, and let the workers close what they hold."""
-        del wait, cancel_futures
-        self._executor.shutdown(wait=False)
-        self._held.release()
-
-
-def _itself(held: HeldTask) -> HeldTask:
-    return held
+    def _ask(self, function: Callable[..., Any], *args: Any) -> dict[str, Any]:
+        """Results of a call, or its errors, on every worker that is still there afterwards."""
+        with _scheduler_lost(self._client):
+            found: dict[str, Any] = self._client.run(function, *args, on_error="return")
+            there = self._client.nthreads()
+        return {address: result for address, result in found.items() if address in there}
 
 
 @contextlib.contextmanager
@@ -305,7 +330,7 @@ def _scheduler_lost(client: distributed.Client) -> Iterator[None]:
     """Errors of talking to the scheduler, in our words."""
     try:
         yield
-    except (OSError, TimeoutError, CancelledError) as error:
+    except _LOST as error:
         raise ClusterError(
             f"the scheduler at {_address(client)} does not answer: {error}; "
             "see its log, and run the same command again"

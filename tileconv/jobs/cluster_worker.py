@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-import signal
 import threading
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import distributed
+
+from tileconv import __version__
 from tileconv.core.raster import Raster
 from tileconv.errors import ClusterError, TileconvError
 from tileconv.jobs.backends import warm_up
@@ -30,7 +32,7 @@ class WorkerFacts:
     ----------
     threads : int
     memory_limit_bytes : int
-        Above which it is stopped: dask's limit, or the machine's.
+        Above which it would work no more: dask's limits, or the machine's.
     resident_bytes : int
         In memory once everything that a job needs is loaded and compiled.
     """
@@ -46,6 +48,8 @@ class Surroundings:
 
     Parameters
     ----------
+    version : str
+        The client's tileconv.
     raster : Raster
         The input, as the client sees it.
     folder : Path
@@ -54,25 +58,37 @@ class Surroundings:
         What a file named `TOKEN_NAME` in that folder holds.
     """
 
+    version: str
     raster: Raster
     folder: Path
     token: str
 
 
-def dask_setup(worker: Any) -> None:
-    """Leave Ctrl-C to the client, whose terminal a local cluster shares; dask calls this."""
-    del worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
 async def look_around(work: Work, dask_worker: Any) -> WorkerFacts:
     """What this worker has, once it is ready for tiles; the worker answers others meanwhile."""
     await asyncio.to_thread(_make_ready, work)
+    return _facts(dask_worker)
+
+
+def look_around_me(work: Work) -> tuple[str, WorkerFacts]:
+    """As `look_around`, for a task: also the address of the worker that does it."""
+    worker = distributed.get_worker()
+    _make_ready(work)
+    return worker.address, _facts(worker)
+
+
+def _facts(worker: Any) -> WorkerFacts:
     return WorkerFacts(
-        dask_worker.state.nthreads,
-        dask_worker.memory_manager.memory_limit or usable_memory(),
-        resident_bytes(),
+        worker.state.nthreads, _memory_limit(worker.memory_manager), resident_bytes()
     )
+
+
+def _memory_limit(manager: Any) -> int:
+    """Bytes at which dask spills the run's task to disk, with all it has open, or halts."""
+    if not manager.memory_limit:
+        return usable_memory()
+    parts = (manager.memory_spill_fraction, manager.memory_pause_fraction)
+    return int(manager.memory_limit * min((part for part in parts if part), default=1))
 
 
 async def try_open(held: HeldTask) -> None:
@@ -86,7 +102,7 @@ async def try_open(held: HeldTask) -> None:
     await asyncio.to_thread(held.open)
 
 
-def run_batch(held: HeldTask, batch: Batch) -> BatchResult:
+def run_batch(batch: Batch, held: HeldTask) -> BatchResult:
     """Do a batch with the task that this worker holds."""
     return held(batch)
 
@@ -137,6 +153,11 @@ class HeldTask:
             return self._task
 
     def _opened(self) -> BatchTask:
+        if self._expected.version != __version__:  # Of a worker that came late.
+            raise ClusterError(
+                f"worker {process_name()} has tileconv {__version__}, the client "
+                f"{self._expected.version}; install the same on both"
+            )
         _check_folder(self._expected)
         try:
             task: BatchTask = pickle.loads(self._payload)  # noqa: S301 - our client's bytes

@@ -10,6 +10,9 @@ P = ParamSpec("P")
 T = TypeVar("T")
 R = TypeVar("R")
 
+_LOOK_S = 5.0
+"""Longest time without asking how many places there are."""
+
 
 class SerialExecutor(Executor):
     """Runs each call where it is submitted: the reference every other executor must equal."""
@@ -43,8 +46,8 @@ def run_bounded(
     items : iterable
         Taken one by one, as places come free.
     in_flight : int or callable
-        How many may be submitted, at least 1; a callable says how many now. A little more
-        than the executor's workers keeps them busy.
+        How many may be submitted, at least 1; a callable says how many now, and raises to end
+        the run. A little more than the executor's workers keeps them busy.
 
     Yields
     ------
@@ -65,10 +68,11 @@ def run_bounded(
                     exhausted = True
             if not pending:
                 return
-            done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            # Not for ever: places are counted anew, which is when lost workers are missed.
+            done, pending = wait(pending, timeout=_LOOK_S, return_when=FIRST_COMPLETED)
             while done:
                 yield done.pop().result()
     finally:
-        for future in pending:
-            future.cancel()
-        wait(pending)
+        # Only for what cannot be dropped: an executor need not tell what becomes of the rest,
+        # and dask's does not where a result comes in just then.
+        wait([future for future in pending if not future.cancel()])
