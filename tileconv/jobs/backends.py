@@ -50,6 +50,10 @@ class Backend(Protocol):
         """Where people can watch: the address of a cluster's dashboard."""
 
     @property
+    def in_process(self) -> bool:
+        """Whether tiles are worked on in this process."""
+
+    @property
     def batch_s(self) -> float:
         """Seconds that a task should take; 0 for one tile each."""
 
@@ -86,6 +90,7 @@ class ThreadsBackend:
     """Threads of this process; see `Backend`."""
 
     link = None
+    in_process = True
     batch_s = 0.0
 
     def __init__(self) -> None:

@@ -178,6 +178,7 @@ class ClusterBackend:
     client : distributed.Client
     """
 
+    in_process = False
     batch_s = BATCH_S
 
     def __init__(self, client: distributed.Client) -> None:

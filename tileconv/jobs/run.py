@@ -112,7 +112,6 @@ def execute(  # noqa: PLR0913 - each is said by name
         Whether to drop what another run has left.
     listener : Listener
     """
-    check_disk(plan, output, listener)
     if backend.link is not None:
         listener.connected(backend.link)
     with stage(output, overwrite=overwrite, restart=restart) as staging:
@@ -123,6 +122,7 @@ def execute(  # noqa: PLR0913 - each is said by name
         sink = open_sink(plan.work.layout, staging.result, resume=journal.resumed)
         try:
             done = recorded_tiles(journal, sink, report)
+            check_disk(report, output, listener, parts=not backend.in_process)
             listener.started(plan)
             listener.resumed(report)
 
@@ -283,23 +283,33 @@ def plan_within(work: Work, limits: Run, backend: Backend) -> Plan:
     )
 
 
-def check_disk(plan: Plan, output: Path, listener: Listener) -> None:
+def check_disk(report: Report, output: Path, listener: Listener, *, parts: bool) -> None:
     """Refuse to start what cannot end, and say what may not: the disk has too little room.
+
+    Parameters
+    ----------
+    report : Report
+        Counts what is stored already, by a run that is gone on with.
+    output : Path
+    listener : Listener
+    parts : bool
+        Whether a TIFF is written in parts, which are there until all of them are joined.
 
     Raises
     ------
     StorageError
         The output's size is known, because it is not compressed, and larger than what is free.
     """
-    layout, free = plan.work.layout, free_bytes(output)
-    if layout.max_bytes <= free:
+    layout, free = report.plan.work.layout, free_bytes(output)
+    copies = 2 if parts and layout.format == "tiff" else 1
+    needed = copies * layout.max_bytes - report.stored_bytes
+    if needed <= free:
         return
     if layout.compression == "none":
         raise StorageError(
-            f"output {output} needs {layout.max_bytes} bytes, the disk has {free} free; "
+            f"output {output} needs {needed} bytes, the disk has {free} free; "
             "free some, choose another folder, or compress the output"
         )
     listener.warned(
-        f"output {output} takes at most {layout.max_bytes} bytes, the disk has {free} free; "
-        "it may not fit"
+        f"output {output} takes at most {needed} bytes, the disk has {free} free; it may not fit"
     )
