@@ -79,6 +79,8 @@ class DropSink:
         """Take units for written."""
         self.written.set(receipt.units[:, 0].astype(np.int64))
 
+    recall = record
+
     def finish(self) -> None:
         """Nothing to make whole."""
 

@@ -15,7 +15,7 @@ from scipy.ndimage import convolve
 
 import tileconv
 from tileconv.core.grid import TileGrid
-from tileconv.errors import MemoryCapError, OutputExistsError
+from tileconv.errors import MemoryCapError, OutputExistsError, StorageError
 from tileconv.jobs.journal import has_tiles
 from tileconv.jobs.plan import plan_on
 from tileconv.jobs.progress import Listener
@@ -135,6 +135,26 @@ def test_another_input_of_the_same_shape_does_not_go_on(tmp_path, job, pixels, m
     np.save(tmp_path / "in.npy", pixels[::-1])
     with pytest.raises(OutputExistsError, match="input: "):
         tileconv.run(job)
+
+
+@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("damage", ["gone", "short"])
+def test_staged_tiles_that_are_gone_are_missed(tmp_path, job, name, damage, monkeypatch):
+    job["output"] = {"path": str(tmp_path / name), "tile": 64}
+    small_tiles(monkeypatch)
+    with pytest.raises(Stop):
+        tileconv.run(job, listener=StopAfter(12))
+    staged = tmp_path / f".{name}.tileconv" / name
+    files = [staged] if staged.is_file() else sorted(p for p in staged.rglob("*") if p.is_file())
+    if damage == "gone":
+        files[0].unlink()
+    else:
+        os.truncate(files[0], files[0].stat().st_size // 3)
+    with pytest.raises(StorageError, match=rf"{name}.* has \d+ bytes, of which .*--restart"):
+        tileconv.run(job)
+    assert not (tmp_path / name).exists()
+    tileconv.run(job, restart=True)
+    assert (tmp_path / name).exists()
 
 
 def test_staged_tiles_that_do_not_fit_the_cap_are_told(tmp_path, job):

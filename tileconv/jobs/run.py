@@ -154,7 +154,7 @@ def recorded_tiles(journal: Journal, sink: Sink, report: Report) -> Bitmap:
     done = Bitmap(len(journal.grid))
     for frame in journal.frames():
         done.set(frame.tiles.astype(np.int64))
-        sink.record(frame.receipt)
+        sink.recall(frame.receipt)
         report.resume(frame)
     return done
 

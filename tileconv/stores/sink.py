@@ -17,6 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from tileconv.core.grid import Region, TileGrid
+from tileconv.errors import StorageError
 from tileconv.stores.layout import Layout
 
 
@@ -102,7 +103,7 @@ class Sink(Protocol):
     Construction takes a layout and a path, where nothing stands yet; it raises
     `OutputExistsError` when something does, and `StorageError` when it cannot be created.
     Told to resume, it takes what another sink of the same layout has left there, whose
-    receipts are then recorded again. Until `finish` no reader takes what stands there for a
+    receipts are then recalled. Until `finish` no reader takes what stands there for a
     raster; part files beside it are the caller's to remove. `close` may be called twice and
     after `finish`.
     """
@@ -117,6 +118,15 @@ class Sink(Protocol):
 
     def record(self, receipt: Receipt) -> None:
         """Take units for written. A later receipt for the same ones replaces the first."""
+
+    def recall(self, receipt: Receipt) -> None:
+        """Record what a run before this one has stored, once it is seen to be there.
+
+        Raises
+        ------
+        StorageError
+            A file that the receipt names is gone, or shorter than it was.
+        """
 
     def finish(self) -> None:
         """Make the file whole. Raises `StorageError` when a unit was never written."""
@@ -160,10 +170,24 @@ def unit_numbers(layout: Layout, plane: int, region: Region) -> np.ndarray:
     return numbers
 
 
+def unit_place(layout: Layout, number: int) -> tuple[int, int, int]:
+    """Plane, row and column of a write unit, by its number in `unit_grid`."""
+    down, across = unit_grid(layout).grid_shape
+    plane, rest = divmod(number, down * across)
+    return plane, *divmod(rest, across)
+
+
+def changed(path: Path, length: int, found: int) -> StorageError:
+    """The error of a staged file that is not as the record of the run says."""
+    return StorageError(
+        f"{path} has {found} bytes, of which the unfinished run has stored {length}; "
+        "restore it, or begin anew with --restart"
+    )
+
+
 def unit_name(layout: Layout, number: int) -> str:
     """A write unit, for people."""
-    grid = unit_grid(layout)
-    plane, row, column = np.unravel_index(number, (grid.planes, *grid.grid_shape))
+    plane, row, column = unit_place(layout, number)
     return f"row {row}, column {column} of plane {plane}"
 
 

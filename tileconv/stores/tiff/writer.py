@@ -20,7 +20,7 @@ from tileconv.core.grid import Region
 from tileconv.errors import StorageError
 from tileconv.stores.disk import make_folder
 from tileconv.stores.layout import Layout
-from tileconv.stores.sink import Receipt, check_block, parts_folder, unit_name
+from tileconv.stores.sink import Receipt, changed, check_block, parts_folder, unit_name
 from tileconv.stores.tiff.codec import encoder, tile_pixels
 from tileconv.stores.tiff.compression import predictor
 from tileconv.stores.tiff.directory import FileMap
@@ -143,6 +143,19 @@ class TiffSink:
         numbers = receipt.units[:, 0]
         self._offsets[numbers], self._counts[numbers] = receipt.units[:, 1:].T
         self._part_of[numbers] = self._names.setdefault(receipt.part, len(self._names))
+
+    def recall(self, receipt: Receipt) -> None:
+        """Record tiles of a run before this one; see `Sink.recall`."""
+        if receipt.units.size:
+            end = int((receipt.units[:, 1] + receipt.units[:, 2]).max())
+            part = self._parts / receipt.part if receipt.part else self._part.path
+            try:
+                size = part.stat().st_size
+            except OSError:
+                size = 0
+            if size < end:
+                raise changed(part, end, size)
+        self.record(receipt)
 
     def finish(self) -> None:
         """Gather the parts, write tables, directories and, last, the header; then close.

@@ -25,10 +25,13 @@ from tileconv.stores.disk import make_folder, storage_error
 from tileconv.stores.layout import Layout
 from tileconv.stores.sink import (
     Receipt,
+    changed,
     check_block,
     parts_folder,
     unit_grid,
     unit_name,
+    unit_numbers,
+    unit_place,
 )
 from tileconv.stores.zarr.layout import CODECS, array_metadata
 
@@ -81,17 +84,11 @@ class ZarrWriter:
         """Write no more; nothing is held open."""
         self._closed = True
 
-    def _shards(self, plane: int, region: Region) -> Iterator[tuple[Path, Region]]:
+    def _shards(self, plane: int, region: Region) -> Iterator[tuple[str, Region]]:
         """File and region of each shard of `region`, row by row."""
-        raster = self.layout.raster
-        whole = Region.of_shape(raster.spatial)
-        folder = Path("c", *map(str, raster.plane_index(plane)))
-        (y0, x0), (y1, x1), (uy, ux) = region.start, region.stop, self.layout.unit
-        samples = ("0",) * len(raster.sample_shape)
-        for y in range(y0, y1, uy):
-            for x in range(x0, x1, ux):
-                key = folder.joinpath(str(y // uy), str(x // ux), *samples)
-                yield key, Region((y, x), (y + uy, x + ux)).intersect(whole)
+        units = unit_grid(self.layout)
+        for number in unit_numbers(self.layout, plane, region).tolist():
+            yield shard_key(self.layout, number), units[number].region
 
     def _write_shard(self, path: Path, pixels: np.ndarray) -> int:
         """Store a shard's chunks as they are encoded, then its index; returns its bytes."""
@@ -135,6 +132,14 @@ class ZarrWriter:
             part.replace(path)
 
 
+def shard_key(layout: Layout, number: int) -> str:
+    """Path of a shard in the array's folder, by its number in `unit_grid`."""
+    raster = layout.raster
+    plane, row, column = unit_place(layout, number)
+    samples = (0,) * len(raster.sample_shape)
+    return "/".join(map(str, ("c", *raster.plane_index(plane), row, column, *samples)))
+
+
 class ZarrSink:
     """A Zarr array being written; see `tileconv.stores.sink.Sink`.
 
@@ -168,6 +173,18 @@ class ZarrSink:
     def record(self, receipt: Receipt) -> None:
         """Take shards for written; see `Sink.record`."""
         self._written.set(receipt.units[:, 0].astype(np.int64))
+
+    def recall(self, receipt: Receipt) -> None:
+        """Record shards of a run before this one; see `Sink.recall`."""
+        for number, _, length in receipt.units.tolist():
+            path = self._path / shard_key(self.layout, number)
+            try:
+                size = path.stat().st_size
+            except OSError:
+                size = 0
+            if size != length:
+                raise changed(path, length, size)
+        self.record(receipt)
 
     def finish(self) -> None:
         """Write the metadata, last, and close.
