@@ -3,8 +3,8 @@
     python benchmarks/cluster_scaling.py [--side 16384] [--rounds 3] [--json FILE]
 
 A 15 x 15 dense kernel, summed directly, over a made-up slide in a tiled TIFF, into a Zarr. One
-process and two take turns; what is compared are medians of the seconds between the first tile
-and the end of the run, without the start of the processes, and then with it.
+process and two take turns; what is compared are medians of the seconds of the run itself, without
+the start of the processes, and then with it.
 """
 
 from __future__ import annotations

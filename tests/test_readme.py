@@ -182,4 +182,5 @@ def test_console_blocks_of_the_page_on_clusters_run(workplace):
 def test_the_config_of_the_page_on_clusters_runs(workplace):
     (block,) = blocks_of(PAGE, "toml")
     Path("cluster.toml").write_text(block)
-    assert json.loads(command("run", "cluster.toml", "--json"))["processes"] >= 1
+    said = json.loads(command("run", "cluster.toml", "--json"))
+    assert (said["output"], said["processes_used"]) == ("smooth.tif", 1)  # of one tile

@@ -1,6 +1,7 @@
 """Saving lazy arrays: the pixels dask would compute, stored like a job's output."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import dask
@@ -131,6 +132,49 @@ def test_an_error_of_the_array_is_its_own_and_leaves_nothing(tmp_path):
     lazy = da.zeros((50, 50)).map_blocks(fails, dtype=float)
     with pytest.raises(LookupError, match="no such scene"):
         tileconv.save(lazy, tmp_path / "out.tif")
+    assert os.listdir(tmp_path) == []
+
+
+def test_two_saves_of_one_array_at_once_are_two(tmp_path):
+    """They share an input, and nothing that stores."""
+    lazy = da.from_array(RNG.normal(size=(300, 200)), chunks=50)
+    names = [tmp_path / f"{n}.zarr" for n in range(4)]
+    with ThreadPoolExecutor(4) as pool, dask.config.set(scheduler="threads"):
+        list(pool.map(lambda path: tileconv.save(lazy, path), names))
+    graphs = [set(dict(_stored_graph(lazy))) for _ in range(2)]
+    assert graphs[0] & graphs[1] == set()
+    for path in names:
+        assert np.array_equal(read(str(path)), lazy.compute())
+
+
+def _stored_graph(lazy):
+    """The tasks with which one call stores an array."""
+    seen = {}
+
+    def get(graph, keys, **_):
+        seen.update(dict.fromkeys(keys))
+        raise StopIteration
+
+    with dask.config.set(scheduler=get), pytest.raises((StopIteration, RuntimeError)):
+        tileconv.save(lazy, "unused.zarr")
+    return seen
+
+
+def test_what_a_file_cannot_say_is_refused(tmp_path):
+    pixels = da.from_array(RNG.normal(size=(60, 50)), chunks=20)
+    with pytest.raises(ValueError, match="compute_chunk_sizes"):
+        tileconv.save(pixels[pixels[:, 0] > 0], tmp_path / "out.zarr")
+    masked = da.ma.masked_array(pixels, mask=pixels > 0)
+    hidden = pixels.map_blocks(lambda x: np.ma.masked_greater(x, 0), meta=np.empty((0, 0)))
+    for array in (masked, hidden):
+        with pytest.raises(TypeError, match=r"masked.*da.ma.filled|masked.*array\.ma\.filled"):
+            tileconv.save(array, tmp_path / "out.zarr")
+    with pytest.raises(TypeError, match="masked"):
+        tileconv.convolve(masked, np.ones((2, 3)))
+    for wrong in (lambda x: x.astype("i4"), lambda x: x[:-1]):
+        array = pixels.map_blocks(wrong, dtype=float, chunks=pixels.chunks)
+        with pytest.raises(ValueError, match=r"block \[\d+:\d+, \d+:\d+\] came out as"):
+            tileconv.save(array, tmp_path / "out.zarr", tile=16)
     assert os.listdir(tmp_path) == []
 
 

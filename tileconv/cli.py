@@ -125,7 +125,7 @@ def plan(arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:  # 
     type=click.IntRange(min=0),
     default=16,
     show_default=True,
-    help="Tiles to check besides corners, edges and places where tiles meet.",
+    help="Tiles of the output to check besides corners, edges and places where tiles meet.",
 )
 @click.option(
     "--seed",
@@ -147,6 +147,8 @@ def verify(arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:  
 
     A sample of tiles, with every corner and edge, is recomputed from the input with scipy and
     compared, within the job's memory cap. Leaves with 9 if a pixel is out of the error bound.
+    It takes every option of the job, so that the same arguments can be given; those that say
+    where it runs, and what it replaces, mean nothing here.
     """
     from tileconv.errors import VerificationError
     from tileconv.verification.result import Verification, verification_table
@@ -262,8 +264,8 @@ def _job_of_config(config: str, options: dict[str, Any]) -> Job:
     from tileconv.jobs.config import Job
 
     given = {name for name in ("kernel", *KEYS) if options.get(name) is not None}
-    if given - {"overwrite", "memory", "workers", "cluster"}:
-        stray = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(given))
+    if strays := given - {"overwrite", "memory", "workers", "cluster"}:
+        stray = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(strays))
         raise click.UsageError(f"{stray}: write it into the config {config} instead")
     return Job.load(config, overrides=_with_options({}, options))
 

@@ -1,5 +1,6 @@
 """Whole jobs against scipy on the whole array, in every dtype, mode, boundary and store."""
 
+import io
 import itertools
 import os
 
@@ -13,6 +14,7 @@ from scipy import signal
 
 import tileconv
 from tileconv.errors import InputError, MemoryCapError, OutputExistsError, StorageError
+from tileconv.jobs.progress import PlainProgress
 
 PAD = {"symm": "symmetric", "wrap": "wrap", "nearest": "edge", "mirror": "reflect"}
 
@@ -262,7 +264,7 @@ def test_caps_that_cannot_be_kept_are_refused_before_anything_is_made(tmp_path):
 
 def test_a_full_disk_is_refused_before_the_start(tmp_path, monkeypatch):
     source = write(tmp_path / "in.npy", np.ones((400, 400)))
-    monkeypatch.setattr("tileconv.jobs.run.free_bytes", lambda _: 1000)
+    monkeypatch.setattr("tileconv.jobs.opening.free_bytes", lambda _: 1000)
     with pytest.raises(StorageError, match="1000 free"):
         run(source, tmp_path / "out.tif", [[1.0]], output={"compression": "none"})
     assert os.listdir(tmp_path) == ["in.npy"]
@@ -303,3 +305,17 @@ def test_listeners_hear_every_tile(tmp_path):
     assert heard[0] == report.tiles == len(report.plan.grid)
     assert heard[1:-1] == list(range(1, report.tiles + 1))
     assert heard[-1] == str(tmp_path / "out.tif")
+
+
+def test_a_first_tile_that_fails_is_told_as_it_is(tmp_path):
+    """Progress has nothing to divide by then."""
+    pixels = np.ones((100, 100), np.float32)
+    pixels[3, 3] = np.nan
+    source = write(tmp_path / "in.npy", pixels)
+    job = {
+        "input": {"path": str(source)},
+        "kernel": {"name": "box"},
+        "output": {"path": str(tmp_path / "out.tif"), "dtype": "uint8"},
+    }
+    with pytest.raises(InputError, match="NaN"):
+        tileconv.run(job, listener=PlainProgress(io.StringIO(), every_s=0))

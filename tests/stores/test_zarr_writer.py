@@ -19,7 +19,6 @@ from tileconv import __version__
 from tileconv.core.grid import Region, TileGrid
 from tileconv.core.raster import Raster
 from tileconv.errors import ConfigError, StorageError
-from tileconv.stores.zarr import writer as zarr_writer
 from tileconv.stores.zarr.layout import SHARD_BYTES_MAX, array_metadata, zarr_layout
 from tileconv.stores.zarr.reader import ZarrSource
 from tileconv.stores.zarr.writer import ZarrSink
@@ -200,16 +199,16 @@ def test_a_shard_is_written_without_being_read(tmp_path, monkeypatch):
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
 def test_a_write_that_fails_is_told_and_leaves_no_torn_shard(tmp_path, monkeypatch, code):
     sink = ZarrSink(tmp_path / "a.zarr", zarr_layout(raster((600, 600))))
-    real = zarr_writer.os.write
+    real = os.pwrite
     calls = []
 
-    def full(handle, data):
+    def full(handle, data, at):
         calls.append(len(data))
         if len(calls) == 3:
             raise OSError(code, os.strerror(code))
-        return real(handle, data[: len(data) // 2 + 1])
+        return real(handle, data[: len(data) // 2 + 1], at)
 
-    monkeypatch.setattr(zarr_writer.os, "write", full)
+    monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(StorageError) as caught:
         store(sink, 0, Region((0, 0), (600, 600)), np.ones((600, 600, 1), "u1"))
     monkeypatch.undo()
@@ -224,8 +223,8 @@ def test_a_write_that_fails_is_told_and_leaves_no_torn_shard(tmp_path, monkeypat
 
 
 def test_writes_that_stop_short_go_on(tmp_path, monkeypatch):
-    real = os.write
-    monkeypatch.setattr(zarr_writer.os, "write", lambda handle, data: real(handle, data[:1000]))
+    real = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda handle, data, at: real(handle, data[:1000], at))
     array = np.random.default_rng(0).integers(0, 255, (600, 600)).astype("u1")
     written(tmp_path / "a.zarr", array, compression="none")
     np.testing.assert_array_equal(zarr.open_array(tmp_path / "a.zarr", mode="r")[...], array)

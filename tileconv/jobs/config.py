@@ -123,6 +123,9 @@ class Run(_Table, frozen=True, kw_only=True):
             local_workers(self.cluster)
 
 
+_ADDRESS = r"((tcp|tls|ucx|ucxx|ws|wss)://)?[^\s/]+:\d+"
+
+
 def local_workers(cluster: str) -> int | None:
     """Processes of the cluster ``"local:N"``; None for the address of a scheduler.
 
@@ -133,7 +136,7 @@ def local_workers(cluster: str) -> int | None:
     """
     if number := re.fullmatch(r"local:([1-9]\d{0,3})", cluster):
         return int(number[1])
-    if cluster.startswith("local:") or not re.fullmatch(r"(\w+://)?[^\s/]+:\d+", cluster):
+    if cluster.startswith("local:") or not re.fullmatch(_ADDRESS, cluster):
         raise ConfigError(
             f"run.cluster {cluster!r} is no cluster; use local:N for N processes on this "
             "machine, or the address of a dask scheduler like tcp://10.0.0.1:8786"

@@ -28,7 +28,7 @@ from tileconv.core.grid import TileGrid
 from tileconv.errors import OutputExistsError, StorageError
 from tileconv.jobs.batches import BatchResult
 from tileconv.stores.absent import Absences
-from tileconv.stores.disk import storage_error
+from tileconv.stores.disk import storage_error, write_all
 from tileconv.stores.sink import Receipt
 
 NAME = "journal"
@@ -185,10 +185,7 @@ class Journal:
             try:
                 if self._end == 0 or os.fstat(handle).st_size > self._end:
                     os.ftruncate(handle, self._end)
-                at, left = self._end, memoryview(frame)
-                while left:
-                    written = os.pwrite(handle, left, at)
-                    left, at = left[written:], at + written
+                write_all(handle, frame, self._end)
             finally:
                 os.close(handle)
         except OSError as error:

@@ -151,7 +151,14 @@ def plan_on(plan: Plan, grid: TileGrid) -> Plan:
     spare = plan.cap_bytes - bare.peak_bytes
     need = _cache_need(plan.work, grid, plan.workers)
     cache_bytes = need if need <= spare else 0
-    return replace(plan, grid=grid, cache_bytes=cache_bytes, memory=bare.with_cache(cache_bytes))
+    shared = cache_bytes > 0 and plan.processes == 1
+    return replace(
+        plan,
+        grid=grid,
+        cache_bytes=cache_bytes,
+        memory=bare.with_cache(cache_bytes),
+        read_amplification=_shared(plan.work, grid) if shared else _unshared(plan.work, grid.tile),
+    )
 
 
 def _cache_need(work: Work, grid: TileGrid, workers: int) -> int:
@@ -198,13 +205,9 @@ def _panels(work: Work, tile: Shape, workers: int, spare_bytes: int) -> tuple[Ti
     while panel >= 1:
         grid = TileGrid(shape, tile, source.planes, None if panel == across else panel)
         if (need := _cache_need(work, grid, workers)) <= spare_bytes:
-            rows = _kept_length(work, tile[0], source.chunk[0])
-            columns = _read_length(work, 1, panel * tile[1], source.chunk[1])
-            break
+            return grid, need, _shared(work, grid)
         panel //= 2
-    else:
-        return TileGrid(shape, tile, source.planes), 0, _unshared(work, tile)
-    return grid, need, rows * columns / (source.spatial[0] * source.spatial[1])
+    return TileGrid(shape, tile, source.planes), 0, _unshared(work, tile)
 
 
 def _columns(
@@ -217,6 +220,14 @@ def _columns(
     grid = TileGrid(work.output_shape, tile, work.source.planes, 1)
     need = _cache_need(work, grid, workers)
     return grid, need if need <= spare_bytes else 0, _unshared(work, tile)
+
+
+def _shared(work: Work, grid: TileGrid) -> float:
+    """Read amplification when the cache holds what a row of a panel and the next both read."""
+    chunk, (rows, columns) = work.source.chunk or (1, 1), work.source.spatial
+    width = (grid.panel or grid.grid_shape[1]) * grid.tile[1]
+    read = _kept_length(work, grid.tile[0], chunk[0]) * _read_length(work, 1, width, chunk[1])
+    return read / max(1, rows * columns)
 
 
 def _unshared(work: Work, tile: Shape) -> float:

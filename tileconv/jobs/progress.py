@@ -22,7 +22,7 @@ class Listener:
     Attributes
     ----------
     each_tile : callable
-        Called after each tile, before the commit; may raise to stop the run.
+        Called after each batch of tiles, before the commit; may raise to stop the run.
     """
 
     each_tile: Callable[[], None] = staticmethod(lambda: None)
@@ -169,9 +169,9 @@ def heading(plan: Plan) -> str:
 
 
 def _hands(plan: Plan) -> str:
-    """Who does the work: ``2 workers``, or ``16 processes of 4 workers``."""
-    workers = f"{plan.workers} worker{'s' if plan.workers > 1 else ''}"
-    return f"{plan.processes} processes of {workers}" if plan.processes > 1 else workers
+    """Who does the work: ``2 threads``, or ``16 processes of 4 threads``."""
+    threads = f"{plan.workers} thread{'s' if plan.workers > 1 else ''}"
+    return f"{plan.processes} processes of {threads}" if plan.processes > 1 else threads
 
 
 def summary(report: Report) -> str:
@@ -182,7 +182,7 @@ def summary(report: Report) -> str:
         f"{rate(report)}, peak memory {report.peak_memory_bytes // MIB} MiB, {stored}"
     )
     lines = [done]
-    if len(report.peaks) > 1:
+    if report.plan.processes > 1 or len(report.peaks) > 1:
         lines.append(
             f"{len(report.peaks)} processes, {100 * report.busy:.0f} % busy; "
             f"{report.decoded_bytes / MIB / max(report.elapsed_s, 1e-9):.0f} MiB/s decoded, "

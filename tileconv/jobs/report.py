@@ -90,7 +90,7 @@ class Report:
     @property
     def busy(self) -> float:
         """Part of the time that the threads of all these processes were working on tiles."""
-        lanes = self.plan.workers * max(1, len(self.peaks))
+        lanes = self.plan.workers * max(self.plan.processes, len(self.peaks))
         worked = self.read_s + self.compute_s + self.write_s
         return worked / (lanes * self.elapsed_s) if self.elapsed_s else 0.0
 
@@ -138,5 +138,5 @@ class Report:
                 "cap_bytes": self.plan.cap_bytes,
             },
             "workers": self.plan.workers,
-            "processes": len(self.peaks),
+            "processes_used": len(self.peaks),
         }

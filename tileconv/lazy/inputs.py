@@ -106,15 +106,25 @@ def pixels_of(given: Any) -> Pixels:
             return file_pixels(given)
         given, _ = read_kernel(Path(given))
     if isinstance(given, da.Array):
-        if any(math.isnan(size) for size in given.shape):
-            raise ValueError(
-                f"the chunk sizes of this dask array are not known (shape {given.shape}); "
-                "call its compute_chunk_sizes() first"
+        refuse_unknown_chunks(given)
+        if isinstance(given._meta, np.ma.MaskedArray):  # noqa: SLF001 - dask has no other word
+            raise TypeError(
+                "this is a masked dask array, of whose mask nothing would be left; say what "
+                "hidden pixels become: dask.array.ma.filled(array, value)"
             )
         return Pixels(given.shape, given.dtype, given.name, dask=given)
     if not all(hasattr(given, name) for name in ("shape", "dtype", "chunks", "__getitem__")):
         given = np.asarray(given)
     return Pixels(tuple(given.shape), np.dtype(given.dtype), tokenize(given), array=given)
+
+
+def refuse_unknown_chunks(array: da.Array) -> None:
+    """Raise ValueError for a dask array of which dask itself does not know where blocks lie."""
+    if any(math.isnan(size) for size in array.shape):
+        raise ValueError(
+            f"the chunk sizes of this dask array are not known (shape {array.shape}); "
+            "call its compute_chunk_sizes() first"
+        )
 
 
 def file_pixels(path: str | os.PathLike[str], *, level: int = 0, missing: str = "warn") -> Pixels:

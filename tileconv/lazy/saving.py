@@ -6,9 +6,10 @@ when it is complete.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
-from itertools import accumulate, pairwise, product
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,9 @@ from tileconv.jobs.run import backend_of, execute, plan_within
 from tileconv.jobs.staging import check_output, stage
 from tileconv.jobs.tile_task import TileResult
 from tileconv.jobs.work import Work
-from tileconv.lazy.blocks import BlockWork, Chunks, OpenFile
+from tileconv.lazy.blocks import BlockWork, Box, Chunks, OpenFile
+from tileconv.lazy.graph import boxes
+from tileconv.lazy.inputs import refuse_unknown_chunks
 from tileconv.stores.absent import Absences
 from tileconv.stores.axes import raster_dims
 from tileconv.stores.formats import format_of, open_sink, plan_layout
@@ -54,6 +57,7 @@ def save_array(array: da.Array, output: Output, run: Run, *, axes: str | None) -
     file, block_work = _file_and_work(array)
     check_output(path, file.path if file else None, overwrite=output.overwrite)
     if file is None:
+        refuse_unknown_chunks(array)
         raster = Raster(array.shape, array.dtype, raster_dims(array.shape, dims=axes))
         return _save_computed(array, _work(raster, None, None, output), output, run)
     client = current_client()
@@ -120,26 +124,47 @@ def _stored(array: da.Array, raster: Raster, writer: Writer) -> Iterator[BatchRe
     """What storing each block of an aligned array came to; dask computes and stores them."""
     if 0 in array.shape:
         return
-    name = f"tileconv-save-{array.name}"
+    # Never the name of another call: what dask has computed it does not compute again.
+    name = f"tileconv-save-{os.urandom(8).hex()}"
     shared = TaskRef(f"{name}-writer")
     graph: dict[Any, Any] = {shared.key: DataNode(shared.key, (raster, writer))}
-    starts = [(0, *list(accumulate(sizes))[:-1]) for sizes in array.chunks]
-    for index in product(*(range(len(axis)) for axis in starts)):
-        start = tuple(axis[n] for axis, n in zip(starts, index, strict=True))
+    for index, box in boxes(array.chunks):
         key = (name, *index)
-        graph[key] = Task(key, store_block, shared, start, TaskRef((array.name, *index)))
+        graph[key] = Task(key, store_block, shared, box, TaskRef((array.name, *index)))
     keys = [key for key in graph if key != shared.key]
     layered = HighLevelGraph.from_collections(name, graph, dependencies=[array])
     yield from compute_as_if_collection(da.Array, layered, keys)
 
 
-def store_block(
-    shared: tuple[Raster, Writer], start: tuple[int, ...], block: np.ndarray
-) -> BatchResult:
-    """Store a block that begins at `start`, plane by plane."""
+def _box_text(box: Box) -> str:
+    return "[" + ", ".join(f"{band.start}:{band.stop}" for band in box) + "]"
+
+
+def store_block(shared: tuple[Raster, Writer], box: Box, block: np.ndarray) -> BatchResult:
+    """Store the block of a box, plane by plane.
+
+    Raises
+    ------
+    ValueError
+        It is not what the array said it would be.
+    TypeError
+        It is masked: what the mask hides would be stored as if it were not hidden.
+    """
     raster, writer = shared
-    y, block = raster.y_axis, np.asarray(block)
-    rows, columns = block.shape[y : y + 2]
+    if isinstance(block, np.ma.MaskedArray):
+        raise TypeError(
+            f"block {_box_text(box)} is a masked array, which no file can hold; say what hidden "
+            "pixels become: dask.array.ma.filled(array, value)"
+        )
+    block = np.asarray(block)
+    shape = tuple(band.stop - band.start for band in box)
+    if (block.shape, block.dtype) != (shape, raster.dtype):
+        raise ValueError(
+            f"block {_box_text(box)} came out as {block.dtype} of {block.shape}, the dask array "
+            f"says {raster.dtype} of {shape}; mend its dtype, meta or chunks"
+        )
+    y, start = raster.y_axis, tuple(band.start for band in box)
+    rows, columns = shape[y : y + 2]
     region = Region((start[y], start[y + 1]), (start[y] + rows, start[y + 1] + columns))
     planes = block.reshape(prod(block.shape[:y]), rows, columns, raster.samples)
     receipts = []

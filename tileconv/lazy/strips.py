@@ -35,7 +35,7 @@ Span = tuple[int, int]
 Spans = tuple[Span, ...]
 """Spans of one axis, ascending and disjoint, that an array holds one after another."""
 
-Layout = tuple[tuple[Spans, Spans], ...]
+Held = tuple[tuple[Spans, Spans], ...]
 """Rows and columns that each of several arrays holds."""
 
 MOST_OF_A_CHUNK = 3 / 4
@@ -161,14 +161,14 @@ class ChunkReader:
     Parameters
     ----------
     axes : Axes
-    layout : Layout
+    layout : Held
         Where the rows and columns of each of `arrays` lie in the input.
     arrays : tuple of ndarray
         Along the other axes they hold just what is asked for.
     """
 
     axes: Axes
-    layout: Layout
+    layout: Held
     arrays: tuple[np.ndarray, ...]
 
     def read(self, box: Box, out: np.ndarray) -> None:
@@ -199,7 +199,7 @@ def _common(held: Spans, wanted: slice) -> list[tuple[slice, slice]]:
 
 
 def cut_strip(
-    axes: tuple[int, int], rows: Spans, columns: Spans, layout: Layout, *arrays: np.ndarray
+    axes: tuple[int, int], rows: Spans, columns: Spans, layout: Held, *arrays: np.ndarray
 ) -> np.ndarray:
     """Rows and columns out of chunks and strips, as an array that keeps nothing else alive."""
     order, shape = Axes(arrays[0].ndim, *axes), list(arrays[0].shape)
@@ -219,6 +219,6 @@ def _placed(held: Spans) -> list[tuple[slice, slice]]:
     return [(slice(a, b), slice(at - (b - a), at)) for (a, b), at in zip(held, stops, strict=True)]
 
 
-def convolve_chunks(work: BlockWork, box: Box, layout: Layout, *arrays: np.ndarray) -> np.ndarray:
+def convolve_chunks(work: BlockWork, box: Box, layout: Held, *arrays: np.ndarray) -> np.ndarray:
     """One block of a convolved dask array, from the chunks and strips its window meets."""
     return work.convolve(ChunkReader(work.axes, layout, arrays), box)

@@ -66,6 +66,21 @@ def identity(path: Path) -> str:
     return f"{path.resolve()}, {told}"
 
 
+def write_all(handle: int, data: bytes | memoryview, at: int) -> None:
+    """Write all of `data` at position `at` of an open file.
+
+    A write may stop short: at 2 GiB, at a signal, on a disk that fills up.
+
+    Raises
+    ------
+    OSError
+    """
+    left = memoryview(data)
+    while left:
+        written = os.pwrite(handle, left, at)
+        left, at = left[written:], at + written
+
+
 def make_folder(folder: Path, *, root: Path | None = None) -> None:
     """Make `folder`, and those between it and `root`, but never `root` or what lies above it.
 

@@ -25,10 +25,10 @@ class Layout:
     level : int or None
         None for a codec without levels.
     write_bytes : int
-        Most memory one call of `Sink.write` takes besides the block, whatever the block's
+        Most memory one call of `Writer.write` takes besides the block, whatever the block's
         size; every thread that writes takes it once.
     table_bytes : int
-        Memory the sink holds from its opening to its end, once for each process.
+        Memory the sink holds from its opening to its end, in the one process that has it.
     max_bytes : int
         Most bytes the finished output can have on disk: pixels that do not compress, tables
         and headers.

@@ -9,14 +9,14 @@ the sink, which makes the output whole from what they say, and from nothing else
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from tileconv.core.grid import Region, TileGrid
+from tileconv.core.grid import Region, TileGrid, ceil_div
 from tileconv.errors import StorageError
 from tileconv.stores.layout import Layout
 
@@ -164,10 +164,17 @@ def unit_numbers(layout: Layout, plane: int, region: Region) -> np.ndarray:
     """Numbers in `unit_grid` of the units of a region, row by row."""
     down, across = unit_grid(layout).grid_shape
     (y0, x0), (y1, x1), (uy, ux) = region.start, region.stop, layout.unit
-    rows = plane * down + np.arange(y0 // uy, -(-y1 // uy))
-    columns = np.arange(x0 // ux, -(-x1 // ux))
+    rows = plane * down + np.arange(y0 // uy, ceil_div(y1, uy))
+    columns = np.arange(x0 // ux, ceil_div(x1, ux))
     numbers: np.ndarray = (rows[:, None] * across + columns).ravel()
     return numbers
+
+
+def unit_regions(layout: Layout, plane: int, region: Region) -> Iterator[tuple[int, Region]]:
+    """Number and region of each write unit of a region, row by row."""
+    units = unit_grid(layout)
+    for number in unit_numbers(layout, plane, region).tolist():
+        yield number, units[number].region
 
 
 def unit_place(layout: Layout, number: int) -> tuple[int, int, int]:

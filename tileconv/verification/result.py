@@ -97,7 +97,7 @@ def verification_table(found: Verification) -> str:
     share = 100 * found.pixels / max(1, found.pixels_total)
     checked = (
         f"{found.pixels / 1e6:.4g} of {found.pixels_total / 1e6:.4g} Mpx ({share:.3g} %): "
-        f"{found.tiles} of {found.tiles_total} tiles, {found.borders} pieces along borders"
+        f"{found.tiles} of {found.tiles_total} write units, {found.borders} pieces along borders"
     )
     rows = [
         ("output", f"{found.output}: {shape}  {found.dtype}, by method {found.method}"),

@@ -23,8 +23,9 @@ from tileconv.jobs.limits import (
     usable_cores,
 )
 from tileconv.jobs.memory import BASE_MIB, FFT_MIB, MIB, settle
+from tileconv.jobs.opening import open_input, refuse_missing
 from tileconv.jobs.plan import Plan, make_plan
-from tileconv.jobs.run import JobLike, open_input, refuse_missing
+from tileconv.jobs.run import JobLike
 from tileconv.jobs.spelling import parse_size
 from tileconv.jobs.work import Work, resolve
 from tileconv.stores.absent import Missing

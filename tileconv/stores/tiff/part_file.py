@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from tileconv.errors import OutputExistsError, StorageError
-from tileconv.stores.disk import storage_error
+from tileconv.stores.disk import storage_error, write_all
 
 _COPY_BYTES = 8 << 20
 
@@ -126,11 +126,8 @@ class PartFile:
             handle = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
             try:
                 for piece in pieces:
-                    left = piece
-                    # A write may stop short: at 2 GiB, at a signal, on a disk that fills up.
-                    while left:
-                        written = os.pwrite(handle, left, at)
-                        left, at, unwritten = left[written:], at + written, unwritten - written
+                    write_all(handle, piece, at)
+                    at, unwritten = at + len(piece), unwritten - len(piece)
             finally:
                 os.close(handle)
         except OSError as error:

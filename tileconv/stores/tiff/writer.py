@@ -20,7 +20,14 @@ from tileconv.core.grid import Region
 from tileconv.errors import StorageError
 from tileconv.stores.disk import make_folder
 from tileconv.stores.layout import Layout
-from tileconv.stores.sink import Receipt, changed, check_block, parts_folder, unit_name
+from tileconv.stores.sink import (
+    Receipt,
+    changed,
+    check_block,
+    parts_folder,
+    unit_name,
+    unit_regions,
+)
 from tileconv.stores.tiff.codec import encoder, tile_pixels
 from tileconv.stores.tiff.compression import predictor
 from tileconv.stores.tiff.directory import FileMap
@@ -65,7 +72,7 @@ class TiffWriter:
         places: list[tuple[int, int]] = []
         batch: list[memoryview] = []
         held = 0
-        for tile in self._tiles(region):
+        for _, tile in unit_regions(self.layout, plane, region):
             pixels = block[tile.within(region).slices]
             encoded = self._encode(tile_pixels(pixels, self.layout.unit, self.layout.raster.dtype))
             batch.append(encoded)
@@ -79,14 +86,6 @@ class TiffWriter:
     def close(self) -> None:
         """Write no more; nothing is held open."""
         self._closed = True
-
-    def _tiles(self, region: Region) -> Iterator[Region]:
-        """Each TIFF tile of `region`, row by row."""
-        whole = Region.of_shape(self.layout.raster.spatial)
-        (y0, x0), (y1, x1), (uy, ux) = region.start, region.stop, self.layout.unit
-        for y in range(y0, y1, uy):
-            for x in range(x0, x1, ux):
-                yield Region((y, x), (y + uy, x + ux)).intersect(whole)
 
     def _own_part(self) -> PartFile:
         with self._lock:

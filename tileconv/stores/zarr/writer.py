@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import numpy as np
 from tileconv.core.bitmap import Bitmap
 from tileconv.core.grid import Region
 from tileconv.errors import OutputExistsError, StorageError
-from tileconv.stores.disk import make_folder, storage_error
+from tileconv.stores.disk import make_folder, storage_error, write_all
 from tileconv.stores.layout import Layout
 from tileconv.stores.sink import (
     Receipt,
@@ -30,8 +30,8 @@ from tileconv.stores.sink import (
     parts_folder,
     unit_grid,
     unit_name,
-    unit_numbers,
     unit_place,
+    unit_regions,
 )
 from tileconv.stores.zarr.layout import CODECS, array_metadata
 
@@ -73,8 +73,9 @@ class ZarrWriter:
             raise ValueError(f"the writer of {self._path} is closed")
         check_block(self.layout, plane, region, block)
         lengths = []
-        for key, part in self._shards(plane, region):
-            stored = self._write_shard(self._path / key, block[part.within(region).slices])
+        for number, shard in unit_regions(self.layout, plane, region):
+            path = self._path / shard_key(self.layout, number)
+            stored = self._write_shard(path, block[shard.within(region).slices])
             with self._lock:
                 self._stored_bytes += stored
             lengths.append((0, stored))
@@ -83,12 +84,6 @@ class ZarrWriter:
     def close(self) -> None:
         """Write no more; nothing is held open."""
         self._closed = True
-
-    def _shards(self, plane: int, region: Region) -> Iterator[tuple[str, Region]]:
-        """File and region of each shard of `region`, row by row."""
-        units = unit_grid(self.layout)
-        for number in unit_numbers(self.layout, plane, region).tolist():
-            yield shard_key(self.layout, number), units[number].region
 
     def _write_shard(self, path: Path, pixels: np.ndarray) -> int:
         """Store a shard's chunks as they are encoded, then its index; returns its bytes."""
@@ -107,12 +102,12 @@ class ZarrWriter:
                     if piece.size == 0:
                         continue  # Beyond the raster's edge.
                     encoded = self._encode(_whole_chunk(piece, chunk, self.layout.raster.dtype))
-                    _write_all(handle, encoded)
+                    write_all(handle, encoded, size)
                     index[row, column] = size, len(encoded)
                     size += len(encoded)
                 table = index.tobytes()
                 table += google_crc32c.value(table).to_bytes(4, "little")
-                _write_all(handle, table)
+                write_all(handle, table, size)
             finally:
                 os.close(handle)
             self._name(part, path)
@@ -247,10 +242,3 @@ def _create(part: Path) -> int:
     except FileNotFoundError:
         make_folder(part.parent)
         return os.open(part, flags, 0o666)
-
-
-def _write_all(handle: int, data: Encoded) -> None:
-    """Write all of `data`; a write may stop short: at 2 GiB, at a signal, on a full disk."""
-    left = memoryview(data)
-    while left:
-        left = left[os.write(handle, left) :]
