@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from tileconv.core.grid import TileGrid
-from tileconv.errors import OutputExistsError
+from tileconv.errors import OutputExistsError, StorageError
 from tileconv.jobs.batches import BatchResult
-from tileconv.jobs.journal import FLUSH_TILES, NAME, Journal, has_tiles
+from tileconv.jobs.journal import FLUSH_TILES, NAME, Journal, has_tiles, is_finished
 from tileconv.jobs.tile_task import TileResult
 from tileconv.stores.absent import Absences
 from tileconv.stores.sink import Receipt
@@ -63,7 +63,7 @@ def test_counts_are_kept(tmp_path):
 
 def test_the_tiles_of_the_first_run_stay(tmp_path):
     written(tmp_path, [1])
-    journal = Journal(tmp_path, SETTINGS, TileGrid((100, 70), (100, 70)))
+    journal = Journal(tmp_path, SETTINGS, TileGrid((100, 70), (100, 70), 3))
     assert journal.resumed
     assert journal.grid == GRID
 
@@ -126,3 +126,24 @@ def test_nothing_is_recorded_is_no_run_to_go_on_with(tmp_path):
     assert not has_tiles(tmp_path)
     (tmp_path / NAME).write_bytes(b"something else entirely")
     assert not Journal(tmp_path, SETTINGS, GRID).resumed
+
+
+def test_a_record_of_other_tiles_is_no_record(tmp_path):
+    written(tmp_path, [1])
+    with pytest.raises(StorageError, match=r"\(100, 70\), not \(100, 71\).*--restart"):
+        Journal(tmp_path, SETTINGS, TileGrid((100, 71), (16, 32), 3))
+    written(tmp_path, [len(GRID)])
+    with pytest.raises(StorageError, match=r"names tile \d+ of \d+.*--restart"):
+        list(Journal(tmp_path, SETTINGS, GRID).frames())
+
+
+def test_a_finished_run_is_told_by_the_file_that_has_the_name(tmp_path):
+    journal = written(tmp_path, [1])
+    result, output = tmp_path / "result", tmp_path / "output"
+    result.touch()
+    journal.committing(result)
+    assert not is_finished(tmp_path, output)
+    output.touch()
+    assert not is_finished(tmp_path, output)
+    result.replace(output)
+    assert is_finished(tmp_path, output)

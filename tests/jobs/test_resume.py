@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -14,7 +15,8 @@ import zarr
 from scipy.ndimage import convolve
 
 import tileconv
-from tileconv.core.grid import TileGrid
+import tileconv.jobs.run as run_module
+from tileconv.core.grid import Region, TileGrid
 from tileconv.errors import MemoryCapError, OutputExistsError, StorageError
 from tileconv.jobs.journal import has_tiles
 from tileconv.jobs.plan import plan_on
@@ -144,7 +146,7 @@ def test_staged_tiles_that_are_gone_are_missed(tmp_path, job, name, damage, monk
     small_tiles(monkeypatch)
     with pytest.raises(Stop):
         tileconv.run(job, listener=StopAfter(12))
-    staged = tmp_path / f".{name}.tileconv" / name
+    (staged,) = (tmp_path / f".{name}.tileconv").glob("*/result")
     files = [staged] if staged.is_file() else sorted(p for p in staged.rglob("*") if p.is_file())
     if damage == "gone":
         files[0].unlink()
@@ -168,9 +170,102 @@ def test_staged_tiles_that_do_not_fit_the_cap_are_told(tmp_path, job):
     assert roomy.memory.parts["output blocks"] == 4 * 6000 * 6000
 
 
+def unremoved(monkeypatch):
+    """As if the process were killed between the commit and the removal of what was staged."""
+    monkeypatch.setattr("tileconv.jobs.staging._remove", lambda _: None)
+
+
+@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_kill_after_the_commit_leaves_a_finished_run(
+    tmp_path, job, pixels, name, overwrite, monkeypatch
+):
+    """What is staged then may be the old output, with a record that says all is done."""
+    job["output"] = {"path": str(tmp_path / name), "tile": 64, "compression": "none"}
+    if overwrite:
+        tileconv.run({**job, "kernel": {"weights": [[2.0]]}})
+        job["output"]["overwrite"] = True
+    with monkeypatch.context() as patched:
+        unremoved(patched)
+        tileconv.run(job)
+    assert (tmp_path / f".{name}.tileconv").exists()
+    if overwrite:
+        ear = StopAfter()
+        tileconv.run(job, listener=ear)
+        assert ear.found == 0, "it takes the old output for what it has done"
+    else:
+        with pytest.raises(OutputExistsError, match="exists"):
+            tileconv.run(job)
+    np.testing.assert_allclose(READERS[name](tmp_path / name), expected(pixels), rtol=1e-5)
+    assert sorted(os.listdir(tmp_path)) == ["in.npy", name]
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_kill_before_the_commit_loses_nothing(tmp_path, job, pixels, name, monkeypatch):
+    job["output"] = {"path": str(tmp_path / name), "tile": 64}
+
+    def killed(*_):
+        raise Stop
+
+    with monkeypatch.context() as patched, pytest.raises(Stop):
+        patched.setattr("tileconv.jobs.staging._rename_if_free", killed)
+        tileconv.run(job)
+    ear = StopAfter()
+    report = tileconv.run(job, listener=ear)
+    assert ear.found == report.tiles
+    np.testing.assert_allclose(READERS[name](tmp_path / name), expected(pixels), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_who_works_on_for_a_run_that_was_dropped_spoils_nothing(
+    tmp_path, job, pixels, name, monkeypatch
+):
+    """A worker whose client was killed, and that has not heard of it."""
+    job["output"] = {"path": str(tmp_path / name), "tile": 64, "compression": "none"}
+    small_tiles(monkeypatch)
+    orphans = []
+    real = run_module.open_sink
+
+    def opened(*args, **kwargs):
+        sink = real(*args, **kwargs)
+        orphans.append(pickle.dumps(sink.writer))
+        return sink
+
+    monkeypatch.setattr(run_module, "open_sink", opened)
+    with pytest.raises(Stop):
+        tileconv.run({**job, "kernel": {"weights": [[5.0]]}}, listener=StopAfter(5))
+    orphan = pickle.loads(orphans[0])
+    unit = orphan.layout.unit
+
+    class Late(Listener):
+        def advanced(self, report):
+            if report.tiles == len(report.plan.grid):
+                with pytest.raises(StorageError):
+                    orphan.write(0, Region((0, 0), unit), np.zeros((*unit, 1), np.float32))
+
+    tileconv.run(job, restart=True, listener=Late())
+    np.testing.assert_allclose(READERS[name](tmp_path / name), expected(pixels), rtol=1e-5)
+
+
+def test_a_folder_of_somebody_else_is_left_alone(tmp_path, job):
+    """Under the very name that a staging folder would have."""
+    (tmp_path / ".out.tif.tileconv").mkdir()
+    (tmp_path / ".out.tif.tileconv" / "precious").write_text("mine")
+    with pytest.raises(StorageError, match="'precious', which is not tileconv's"):
+        tileconv.run(job)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "precious").write_text("mine")
+    (tmp_path / ".other.tif.tileconv").symlink_to(tmp_path / "elsewhere")
+    job["output"] = {"path": str(tmp_path / "other.tif")}
+    with pytest.raises(StorageError):
+        tileconv.run(job)
+    assert len(list(tmp_path.rglob("precious"))) == 2
+
+
 DIES = """
 import json, os, signal, sys
 import tileconv
+import tileconv.jobs.run as run_module
 from tileconv.jobs import journal, plan
 from tileconv.jobs.plan import plan_on
 from tileconv.jobs.progress import Listener

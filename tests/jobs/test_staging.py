@@ -11,6 +11,8 @@ from tileconv.errors import ConfigError, LockedError, OutputExistsError, Storage
 from tileconv.jobs import staging as staging_module
 from tileconv.jobs.staging import check_output, stage
 
+RUN = "0123456789abcdef"
+
 
 def write(path, text, *, folder):
     if folder:
@@ -27,9 +29,9 @@ def read(path):
 def test_the_result_takes_its_name_at_the_commit(tmp_path, folder):
     output = tmp_path / "deep" / "er" / "out"
     with stage(output, overwrite=False) as staging:
-        write(staging.result, "new", folder=folder)
+        write(staging.result(RUN), "new", folder=folder)
         assert not output.exists()
-        staging.commit()
+        staging.commit(staging.result(RUN))
     assert read(output) == "new"
     assert os.listdir(output.parent) == ["out"]
 
@@ -40,9 +42,9 @@ def test_overwriting_replaces_only_at_the_commit(tmp_path, folder, old_folder):
     output = tmp_path / "out"
     write(output, "old", folder=old_folder)
     with stage(output, overwrite=True) as staging:
-        write(staging.result, "new", folder=folder)
+        write(staging.result(RUN), "new", folder=folder)
         assert read(output) == "old"
-        staging.commit()
+        staging.commit(staging.result(RUN))
     assert read(output) == "new"
     assert os.listdir(tmp_path) == ["out"]
 
@@ -51,16 +53,16 @@ def test_overwriting_replaces_only_at_the_commit(tmp_path, folder, old_folder):
 def test_a_name_taken_meanwhile_is_not_replaced(tmp_path, folder):
     output = tmp_path / "out"
     with stage(output, overwrite=False) as staging:
-        write(staging.result, "new", folder=folder)
+        write(staging.result(RUN), "new", folder=folder)
         write(output, "other", folder=folder)
         with pytest.raises(OutputExistsError):
-            staging.commit()
+            staging.commit(staging.result(RUN))
     assert read(output) == "other"
 
 
 def test_a_failed_run_leaves_nothing(tmp_path):
     with pytest.raises(KeyError), stage(tmp_path / "a" / "out", overwrite=False) as staging:
-        write(staging.result, "half", folder=True)
+        write(staging.result(RUN), "half", folder=True)
         raise KeyError
     assert os.listdir(tmp_path) == []
 
@@ -68,15 +70,16 @@ def test_a_failed_run_leaves_nothing(tmp_path):
 def test_what_a_killed_run_left_is_cleared(tmp_path):
     left = tmp_path / ".out.tileconv"
     left.mkdir()
-    write(left / "out", "half", folder=True)
+    (left / RUN).mkdir()
+    write(left / RUN / "result", "half", folder=True)
     with stage(tmp_path / "out", overwrite=False) as staging:
-        assert not staging.result.exists()
+        assert not staging.result(RUN).exists()
 
 
 def test_one_of_two_runs_wins_and_the_other_touches_nothing(tmp_path):
     output = tmp_path / "out"
     with stage(output, overwrite=False) as staging:
-        write(staging.result, "new", folder=False)
+        write(staging.result(RUN), "new", folder=False)
         with pytest.raises(LockedError), stage(output, overwrite=False):
             pass
         code = "import sys; from pathlib import Path; from tileconv.jobs.staging import stage\n"
@@ -85,7 +88,7 @@ def test_one_of_two_runs_wins_and_the_other_touches_nothing(tmp_path):
             [sys.executable, "-c", code, str(output)], capture_output=True, text=True, check=False
         )
         assert "LockedError" in other.stderr
-        assert read(staging.result) == "new"
+        assert read(staging.result(RUN)) == "new"
 
 
 def test_outputs_in_the_way_or_in_the_input_are_refused(tmp_path):
@@ -130,8 +133,8 @@ def test_overwriting_where_names_cannot_be_exchanged(tmp_path, no_exchange, old_
     output = tmp_path / "out"
     write(output, "old", folder=old_folder)
     with stage(output, overwrite=True) as staging:
-        write(staging.result, "new", folder=True)
-        staging.commit()
+        write(staging.result(RUN), "new", folder=True)
+        staging.commit(staging.result(RUN))
     assert read(output) == "new"
     assert os.listdir(tmp_path) == ["out"]
 
@@ -140,7 +143,7 @@ def test_a_failed_second_step_gives_the_old_output_its_name_back(tmp_path, no_ex
     output = tmp_path / "out"
     write(output, "old", folder=True)
     with stage(output, overwrite=True) as staging, pytest.raises(StorageError):
-        staging.commit()  # There is no result to move.
+        staging.commit(staging.result(RUN))  # There is no result to move.
     assert read(output) == "old"
     assert os.listdir(tmp_path) == ["out"]
 

@@ -95,6 +95,9 @@ class Journal:
     ----------
     grid : TileGrid
         The tiles of the staged run.
+    run : str
+        Tells the staged run from any other: what is left of those that were dropped, on
+        machines that have not heard of it, works under another name.
     resumed : bool
         Whether there is a run to go on with.
 
@@ -103,7 +106,7 @@ class Journal:
     OutputExistsError
         The folder holds a run with other settings.
     StorageError
-        The journal cannot be read or written.
+        The journal cannot be read or written, or is not one of such a run.
     """
 
     def __init__(self, folder: Path, settings: Settings, grid: TileGrid) -> None:
@@ -114,10 +117,12 @@ class Journal:
         self.resumed = found is not None
         if found is not None:
             refuse_other_settings(found["settings"], settings, folder)
-            self.grid = _grid_of(found["grid"])
+            self.run, self.grid = str(found["run"]), _grid_of(found["grid"])
+            if (self.grid.shape, self.grid.planes) != (grid.shape, grid.planes):
+                raise self._broken(f"its tiles are of {self.grid.shape}, not {grid.shape}")
         else:
-            self.grid = grid
-            text = {"settings": settings, "grid": _grid_text(grid)}
+            self.run, self.grid = os.urandom(8).hex(), grid
+            text = {"settings": settings, "grid": _grid_text(grid), "run": self.run}
             self._end = 0
             self._append(text, np.empty(0, "<u8"), np.empty((0, 3), "<u8"))
 
@@ -127,9 +132,12 @@ class Journal:
             self._end = 0
             for text, tiles, units in _read_frames(file):
                 self._end = file.tell()
-                if "settings" not in text:
-                    receipt = Receipt(units, text.pop("part"))
-                    yield Frame(tiles, receipt, Totals(**text))
+                if "part" not in text:
+                    continue
+                if tiles.size and int(tiles.max()) >= len(self.grid):
+                    raise self._broken(f"it names tile {tiles.max()} of {len(self.grid)}")
+                receipt = Receipt(units, text.pop("part"))
+                yield Frame(tiles, receipt, Totals(**text))
 
     def add(self, result: BatchResult) -> None:
         """Record the tiles of a batch, now or within `FLUSH_S` of the first that waits."""
@@ -151,15 +159,25 @@ class Journal:
 
     def flush(self) -> None:
         """Record what waits."""
-        for part, waiting in self._waiting.items():
+        for part, waiting in list(self._waiting.items()):
             receipt = Receipt(np.concatenate(waiting.units), part)
             self.record(Frame(np.array(waiting.tiles, np.uint64), receipt, waiting.totals))
-        self._waiting = {}
+            del self._waiting[part]
 
     def record(self, frame: Frame) -> None:
         """Record finished tiles at once."""
         text = {name: getattr(frame.totals, name) for name in Totals.__slots__}
         self._append({"part": frame.receipt.part, **text}, frame.tiles, frame.receipt.units)
+
+    def committing(self, result: Path) -> None:
+        """Record that `result` takes its final name next, and which file or folder it is."""
+        text = {"committing": list(_identity(result))}
+        self._append(text, np.empty(0, "<u8"), np.empty((0, 3), "<u8"))
+
+    def _broken(self, why: str) -> StorageError:
+        return StorageError(
+            f"{self._path} is no record of this run: {why}; begin anew with --restart"
+        )
 
     def _read_settings(self) -> dict[str, Any] | None:
         """The first frame; None where there is no journal, or one that ends before its first."""
@@ -212,6 +230,22 @@ def has_tiles(folder: Path) -> bool:
             return next(frames, None) is not None and next(frames, None) is not None
     except OSError:
         return False
+
+
+def is_finished(folder: Path, output: Path) -> bool:
+    """Whether the run of a staging folder has given its result the final name already."""
+    try:
+        with (folder / NAME).open("rb") as file:
+            said = [text["committing"] for text, _, _ in _read_frames(file) if "committing" in text]
+        return bool(said) and said[-1] == list(_identity(output))
+    except OSError:
+        return False
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """What stays the same when a file or a folder is renamed."""
+    found = path.lstat()
+    return found.st_dev, found.st_ino
 
 
 def refuse_other_settings(found: Settings, settings: Settings, folder: Path) -> None:

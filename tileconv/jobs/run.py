@@ -117,7 +117,8 @@ def execute(  # noqa: PLR0913 - each is said by name
         # On the tiles of the run that is gone on with, whatever this one would have chosen.
         plan = plan_on(plan, journal.grid)
         report = Report(plan, str(output), source.absent.chunks)
-        sink = open_sink(plan.work.layout, staging.result, resume=journal.resumed)
+        result_path = staging.result(journal.run)
+        sink = open_sink(plan.work.layout, result_path, resume=journal.resumed)
         try:
             done = recorded_tiles(journal, sink, report)
             check_disk(report, output, listener, parts=not backend.in_process)
@@ -137,7 +138,8 @@ def execute(  # noqa: PLR0913 - each is said by name
         finally:
             sink.close()
             journal.flush()
-        staging.commit()
+        journal.committing(result_path)
+        staging.commit(result_path)
     # A config's folder leaves detours in the name: configs/../out.
     tidy = Path(os.path.normpath(output))
     if tidy.exists() and tidy.samefile(output):
@@ -227,7 +229,7 @@ def backend_of(limits: Run, client: Any = None) -> Iterator[Backend]:
     if where is None:
         yield ThreadsBackend()
         return
-    from tileconv.jobs.cluster import connected
+    from tileconv.jobs.cluster.connect import connected
 
     with connected(where, limits) as backend:
         yield backend

@@ -14,6 +14,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -21,10 +22,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tileconv.errors import ConfigError, LockedError, OutputExistsError, StorageError
-from tileconv.jobs.journal import has_tiles
+from tileconv.jobs.journal import NAME as JOURNAL_NAME
+from tileconv.jobs.journal import has_tiles, is_finished
+from tileconv.stores.disk import make_folder
 
 NAME_BYTES_MAX = 255 - len("..tileconv")
 """Longest name that leaves room for what a staging folder's name adds, in bytes."""
+
+_OURS = re.compile(rf"{JOURNAL_NAME}|workers-look-for-this.*|[0-9a-f]{{16}}")
+"""Names of what a run makes in its staging folder: the journal, what a cluster's workers look
+for, and a folder for the result of each run."""
 
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
@@ -49,12 +56,18 @@ class Staging:
     folder: Path
     overwrite: bool
 
-    @property
-    def result(self) -> Path:
-        """Where the sink writes; it becomes `output` at the commit."""
-        return self.folder / self.output.name
+    def result(self, run: str) -> Path:
+        """Where the sink of a run writes; it becomes `output` at the commit.
 
-    def commit(self) -> None:
+        Raises
+        ------
+        StorageError
+            Its folder cannot be made.
+        """
+        make_folder(self.folder / run)
+        return self.folder / run / "result"
+
+    def commit(self, result: Path) -> None:
         """Give the result its final name, in one atomic step.
 
         Raises
@@ -66,11 +79,11 @@ class Staging:
         """
         try:
             if not self.overwrite:
-                _rename_if_free(self.result, self.output)
-            elif self.result.is_dir() or self.output.is_dir():
-                _exchange(self.result, self.output)
+                _rename_if_free(result, self.output)
+            elif result.is_dir() or self.output.is_dir():
+                _exchange(result, self.output)
             else:
-                self.result.replace(self.output)
+                result.replace(self.output)
         except FileExistsError:
             raise OutputExistsError(_taken(self.output)) from None
         except OSError as error:
@@ -95,6 +108,7 @@ def check_output(output: Path, source: Path | None, *, overwrite: bool) -> None:
     try:
         if source is not None:
             _refuse_overlap(output, source)
+        _clear(output)
         if os.path.lexists(output) and not overwrite:
             raise OutputExistsError(_taken(output))
         parent = output.absolute().parent
@@ -144,22 +158,22 @@ def stage(output: Path, *, overwrite: bool, restart: bool = False) -> Iterator[S
         The folder cannot be made.
     """
     output = output.absolute()
-    folder = output.with_name(f".{_short(output.name)}.tileconv")
+    folder = _folder_of(output)
     made = [p for p in (output.parent, *output.parent.parents) if not p.exists()]
     lock: int | None = None
     try:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except OSError as error:
             raise StorageError(
                 f"cannot make {folder}: {error.strerror}; choose another output"
             ) from None
         _lock(lock, folder, output)
+        _repair(output)
+        if restart or not has_tiles(folder) or is_finished(folder, output):
+            _empty(folder)
         try:
-            _repair(output)
-            if restart or not has_tiles(folder):
-                _empty(folder)
             yield Staging(output, folder, overwrite)
         except BaseException:
             if not has_tiles(folder):
@@ -173,6 +187,29 @@ def stage(output: Path, *, overwrite: bool, restart: bool = False) -> Iterator[S
                 parent.rmdir()
         if lock is not None:
             os.close(lock)
+
+
+def _folder_of(output: Path) -> Path:
+    """The staging folder beside an output."""
+    return output.with_name(f".{_short(output.name)}.tileconv")
+
+
+def _clear(output: Path) -> None:
+    """Remove the staging folder of a run that was killed after it had given the output its name.
+
+    An old output may lie there, which the new one has changed places with.
+    """
+    output = output.absolute()
+    folder = _folder_of(output)
+    if folder.is_symlink() or not is_finished(folder, output):
+        return
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        with contextlib.suppress(LockedError):
+            _lock(lock, folder, output)
+            _remove(folder)
+    finally:
+        os.close(lock)
 
 
 def _short(name: str) -> str:
@@ -206,7 +243,19 @@ def _remove(folder: Path) -> None:
 
 
 def _empty(folder: Path) -> None:
-    """Remove what a killed run left."""
+    """Remove what a killed run left, and nothing that is not ours.
+
+    Raises
+    ------
+    StorageError
+        The folder holds something that no run makes.
+    """
+    strange = [entry.name for entry in folder.iterdir() if not _OURS.fullmatch(entry.name)]
+    if strange:
+        raise StorageError(
+            f"{folder}, where the output would be made, holds {strange[0]!r}, which is not "
+            "tileconv's; remove it, or choose another output"
+        )
     for entry in folder.iterdir():
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)

@@ -93,7 +93,8 @@ def _save_computed(array: da.Array, work: Work, output: Output, run: Run) -> Rep
     report = Report(Plan(work, grid, workers, 0, 0, Memory({}), 1.0), str(path), 0)
     threads = {} if run.workers is None else {"num_workers": run.workers}
     with stage(path, overwrite=output.overwrite) as staging, dask.config.set(threads):
-        sink = open_sink(layout, staging.result)
+        result_path = staging.result(os.urandom(8).hex())
+        sink = open_sink(layout, result_path)
         try:
             for result in _stored(array.rechunk(chunks), work.source, sink.writer):
                 for tile in result.tiles:
@@ -102,7 +103,7 @@ def _save_computed(array: da.Array, work: Work, output: Output, run: Run) -> Rep
             sink.finish()
         finally:
             sink.close()
-        staging.commit()
+        staging.commit(result_path)
     report.close()
     return report
 

@@ -74,6 +74,14 @@ class PartFile:
         """Store `data` at position `at`."""
         self._write(at, [memoryview(data)])
 
+    def cut(self, end: int) -> None:
+        """Drop what lies from `end` on; nobody may append meanwhile."""
+        try:
+            os.truncate(self.path, end)
+        except OSError as error:
+            raise self._failed("write", error, 0) from error
+        self._end = end
+
     def join(self, other: Path, offsets: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """Append pieces of another part.
 

@@ -171,6 +171,11 @@ class TiffSink:
                 f"{missing} of {self._counts.size} tiles of {self._part.path} were never written, "
                 f"the first is {first}; run the job again"
             )
+        if len(self._names) > 1:
+            # What an earlier attempt at this has copied in already.
+            own = self._part_of == 0
+            ends = self._offsets[own] + self._counts[own]
+            self._part.cut(max(self._map.data_at, int(ends.max(initial=0))))
         for name, number in self._names.items():
             own = np.flatnonzero(self._part_of == number)
             # A part may hold nothing but tiles that were stored again elsewhere.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import pickle
 import threading
 import weakref
@@ -32,13 +33,16 @@ class WorkerFacts:
     ----------
     threads : int
     memory_limit_bytes : int
-        Above which it would work no more: dask's limits, or the machine's.
+        Of dask, or of the machine.
+    usable_bytes : int
+        Above which dask interferes.
     resident_bytes : int
         In memory once everything that a job needs is loaded and compiled.
     """
 
     threads: int
     memory_limit_bytes: int
+    usable_bytes: int
     resident_bytes: int
 
 
@@ -78,17 +82,12 @@ def look_around_me(work: Work) -> tuple[str, WorkerFacts]:
 
 
 def _facts(worker: Any) -> WorkerFacts:
-    return WorkerFacts(
-        worker.state.nthreads, _memory_limit(worker.memory_manager), resident_bytes()
-    )
-
-
-def _memory_limit(manager: Any) -> int:
-    """Bytes at which dask spills the run's task to disk, with all it has open, or halts."""
-    if not manager.memory_limit:
-        return usable_memory()
+    manager = worker.memory_manager
+    limit = manager.memory_limit or usable_memory()
+    # It spills the run's task to disk, with all it has open, or halts the worker.
     parts = (manager.memory_spill_fraction, manager.memory_pause_fraction)
-    return int(manager.memory_limit * min((part for part in parts if part), default=1))
+    usable = int(limit * min((part for part in parts if part), default=1))
+    return WorkerFacts(worker.state.nthreads, limit, usable, resident_bytes())
 
 
 async def try_open(held: HeldTask) -> None:
@@ -108,7 +107,7 @@ def run_batch(batch: Batch, held: HeldTask) -> BatchResult:
 
 
 class HeldTask:
-    """A run's task, that a worker opens at its first batch and keeps until the run's end.
+    """A run's task, that a worker opens before its first batch and keeps until the run's end.
 
     A value of the run's graph: the client makes it once, each worker receives it once, and
     its threads share the source, its cache of chunks and the part file.
@@ -131,7 +130,7 @@ class HeldTask:
         self._task: BatchTask | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return HeldTask, (self._payload, self._threads, self._expected)
+        return _of_this_process, (self._payload, self._threads, self._expected)
 
     def __call__(self, batch: Batch) -> BatchResult:
         """Do a batch."""
@@ -178,8 +177,21 @@ class HeldTask:
         return task
 
 
+_unpickled: weakref.WeakValueDictionary[str, HeldTask] = weakref.WeakValueDictionary()
+_unpickling = threading.Lock()
+
+
+def _of_this_process(payload: bytes, threads: int, expected: Surroundings) -> HeldTask:
+    """The task of that run, one object however often it comes here."""
+    with _unpickling:
+        held = _unpickled.get(expected.token)
+        if held is None:
+            held = _unpickled[expected.token] = HeldTask(payload, threads, expected)
+        return held
+
+
 def _check_folder(expected: Surroundings) -> None:
-    """Refuse to work where the staged output of the client is not to be seen."""
+    """Refuse to work where the staged output is not to be seen, or not to be written."""
     try:
         found = (expected.folder / TOKEN_NAME).read_text()
     except OSError as error:
@@ -189,6 +201,15 @@ def _check_folder(expected: Surroundings) -> None:
             f"worker {process_name()} does not see the folder {expected.folder} in which the "
             "output is made; choose an output on a file system that all machines share"
         )
+    probe = expected.folder / f"{TOKEN_NAME}-{os.urandom(4).hex()}"
+    try:
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    except OSError as error:
+        raise ClusterError(
+            f"worker {process_name()} cannot write into {expected.folder}: {error.strerror}; "
+            "give it the permission, or choose another output"
+        ) from None
 
 
 def _make_ready(work: Work) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 
 import distributed
 
-from tileconv.jobs.batches import Batch, BatchResult
-from tileconv.jobs.cluster_worker import HeldTask, run_batch
+from tileconv.jobs.batches import Batch, BatchResult, BatchTask
+from tileconv.jobs.cluster.worker import HeldTask, run_batch
 
 LOT = 16
 LOT_S = 0.05
@@ -35,22 +35,28 @@ class ClusterExecutor(Executor):
     Parameters
     ----------
     client : distributed.Client
+    task : BatchTask
+        What is called.
     held : HeldTask
-        What every call is made of; a worker that comes late receives it with its first batch.
+        The same, to be sent; a worker that comes late receives it with its first batch.
     """
 
-    def __init__(self, client: distributed.Client, held: HeldTask) -> None:
+    def __init__(self, client: distributed.Client, task: BatchTask, held: HeldTask) -> None:
         self._client = client
+        self._task = task
         self._name = f"tileconv-{os.urandom(4).hex()}"
         # A task, not scattered data: what every worker has lost, the scheduler makes again.
         self._held = client.submit(_itself, held, key=f"{self._name}-task")
+        # dask gives the first tasks to those that have what they depend on: so all have it.
+        client.replicate([self._held])
         self._lock = threading.Lock()
         self._waiting: list[tuple[Batch, Future[BatchResult]]] = []
         self._sent: weakref.WeakSet[distributed.Future] = weakref.WeakSet()
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """The future of a batch; `fn` is the task that was sent, which is not sent again."""
-        del fn, kwargs
+        if fn is not self._task or kwargs:
+            raise ValueError(f"this executor calls what it was made for, not {fn}")
         (batch,) = args
         future: Future[BatchResult] = Future()
         future.add_done_callback(_notify_cancelled)

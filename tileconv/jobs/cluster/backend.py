@@ -1,26 +1,12 @@
-"""A dask cluster as what works on tiles: dask schedules them, nothing of ours does.
-
-::
-
-    client                                      worker
-    make_plan, stage
-    ship the task, once   ->  (scheduler)  ->   HeldTask, opened at its first batch
-    submit a batch's numbers      ->            read, convolve, write
-    record                        <-            receipts and statistics
-"""
+"""A dask cluster as what works on tiles; see `tileconv.jobs.backends.Backend`."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
-import signal
-import socket
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Executor
-from multiprocessing import resource_tracker
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -31,11 +17,11 @@ from distributed.scheduler import KilledWorker
 
 from tileconv import __version__
 from tileconv.core.grid import ceil_div
-from tileconv.errors import ClusterError, ConfigError, MemoryCapError
+from tileconv.errors import ClusterError, MemoryCapError
 from tileconv.jobs.backends import Resources
 from tileconv.jobs.batches import BatchTask
-from tileconv.jobs.cluster_executor import ClusterExecutor
-from tileconv.jobs.cluster_worker import (
+from tileconv.jobs.cluster.executor import ClusterExecutor
+from tileconv.jobs.cluster.worker import (
     TOKEN_NAME,
     HeldTask,
     Surroundings,
@@ -44,8 +30,7 @@ from tileconv.jobs.cluster_worker import (
     look_around_me,
     try_open,
 )
-from tileconv.jobs.config import Run, local_workers
-from tileconv.jobs.limits import usable_cores, usable_memory
+from tileconv.jobs.config import Run
 from tileconv.jobs.memory import DISTRIBUTED_MIB, MIB, baseline_bytes
 from tileconv.jobs.plan import Plan
 from tileconv.jobs.spelling import parse_size
@@ -65,8 +50,6 @@ WAIT_S = 300.0
 _LOOK_S = 2.0
 """Seconds for which the number of workers is taken to be the same."""
 
-_DASHBOARD_PORT = 8787
-
 # A client that is closed has an error of its own since distributed 2025.4.1.
 _LOST = (
     OSError,
@@ -74,100 +57,6 @@ _LOST = (
     CancelledError,
     getattr(distributed.client, "ClosedClientError", CancelledError),
 )
-
-
-@contextlib.contextmanager
-def connected(where: Any, run: Run) -> Iterator[ClusterBackend]:
-    """The cluster that a job asks for.
-
-    Parameters
-    ----------
-    where : str or distributed.Client
-        ``"local:N"`` starts N processes on this machine, which end with the run; an address
-        is one of a scheduler; a client is used as it is and left open.
-    run : Run
-        Its ``workers`` are the threads of each process that is started.
-
-    Raises
-    ------
-    ClusterError
-        Nobody answers, or nobody works there.
-    """
-    if isinstance(where, distributed.Client):
-        if where.asynchronous:
-            raise ConfigError("client is asynchronous; give one made without asynchronous=True")
-        yield ClusterBackend(where)
-    elif (processes := local_workers(where)) is not None:
-        with _local(processes, run) as client:
-            yield ClusterBackend(client)
-    else:
-        with _remote(where) as client:
-            yield ClusterBackend(client)
-
-
-@contextlib.contextmanager
-def _local(processes: int, run: Run) -> Iterator[distributed.Client]:
-    with contextlib.ExitStack() as stack:
-        with _deaf_children():
-            cluster = stack.enter_context(
-                distributed.LocalCluster(
-                    n_workers=processes,
-                    threads_per_worker=local_threads(processes, run),
-                    memory_limit=usable_memory() // processes,
-                    host="127.0.0.1",
-                    dashboard_address=f"127.0.0.1:{_dashboard_port()}",
-                    silence_logs=logging.CRITICAL,
-                )
-            )
-        yield stack.enter_context(distributed.Client(cluster, set_as_default=False))
-
-
-def _dashboard_port() -> int:
-    """The usual port, or 0 for any where it is taken; dask would find one itself, noisily."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", _DASHBOARD_PORT))
-        except OSError:
-            return 0
-    return _DASHBOARD_PORT
-
-
-@contextlib.contextmanager
-def _deaf_children() -> Iterator[None]:
-    """Leave Ctrl-C to this process, whose terminal the workers share, from their first moment.
-
-    A thread's blocked signals are those of the threads and processes it starts, and so of
-    the thread that starts a local cluster's workers, at first and whenever one has died. What
-    comes meanwhile is heard at the end.
-    """
-    # It unblocks the signal in the thread that starts it.
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextlib.contextmanager
-def _remote(address: str) -> Iterator[distributed.Client]:
-    with warnings.catch_warnings():
-        # We look at versions ourselves.
-        warnings.simplefilter("ignore", distributed.versions.VersionMismatchWarning)
-        try:
-            client = distributed.Client(address, set_as_default=False)
-        except (OSError, TimeoutError, ValueError) as error:
-            raise ClusterError(
-                f"no scheduler answers at {address}: {error}; check the address, and that it runs"
-            ) from None
-    with client:
-        yield client
-
-
-def local_threads(processes: int, run: Run) -> int:
-    """Threads of each process of a local cluster."""
-    return run.workers or max(1, usable_cores() // processes)
 
 
 class ClusterBackend:
@@ -198,14 +87,14 @@ class ClusterBackend:
         """See `Backend.resources`."""
         facts = self._facts(work)
         most = max(one.threads for one in facts.values())
-        poorest = min(facts, key=lambda address: facts[address].memory_limit_bytes)
-        limit = facts[poorest].memory_limit_bytes
+        poorest = min(facts, key=lambda address: facts[address].usable_bytes)
+        limit, usable = facts[poorest].memory_limit_bytes, facts[poorest].usable_bytes
         cap = limit // 4 if run.memory is None else parse_size(run.memory)
-        if cap > limit:
+        if cap > usable:
             raise MemoryCapError(
-                f"a memory cap of {ceil_div(cap, MIB)} MiB for each worker is more than the "
-                f"{limit // MIB} MiB at which dask halts worker {poorest}; lower --memory, or "
-                "give the workers more"
+                f"a memory cap of {ceil_div(cap, MIB)} MiB for each process is more than worker "
+                f"{poorest} may use, {usable // MIB} MiB of its limit of {limit // MIB}, before "
+                "dask interferes; lower --memory, or give the workers more"
             )
         return Resources(
             processes=len(facts),
@@ -226,9 +115,9 @@ class ClusterBackend:
         (folder / TOKEN_NAME).write_text(token)
         expected = Surroundings(__version__, plan.work.source, folder.absolute(), token)
         held = HeldTask(dumps(task), plan.workers, expected)
-        self._everywhere(try_open, held)
-        executor = ClusterExecutor(self._client, held)
+        executor = ClusterExecutor(self._client, task, held)
         try:
+            self._everywhere(try_open, held)
             yield executor
         except KilledWorker as error:
             _, first, last = error.task
