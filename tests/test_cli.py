@@ -1,5 +1,6 @@
 """The command line: help, options, exit codes, and one line for each mistake."""
 
+import contextlib
 import json
 import os
 import re
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import click
 import numpy as np
+import psutil
 import pytest
 import tifffile
 import zarr
@@ -136,11 +138,21 @@ WRONG = {
     ),
     "command": (("convolv", "slide.tif"), 2, "convolv"),
     "sample": (("sample", "s.tif", "--shape", "3"), 2, "3"),
+    "local:0": (("convolve", "slide.tif", "o.tif", *GAUSS, "--cluster", "local:0"), 2, "local:N"),
+    "address": (("convolve", "slide.tif", "o.tif", *GAUSS, "--cluster", "here"), 2, "local:N"),
+    "port": (("plan", "slide.tif", "o.tif", *GAUSS, "--cluster", "tcp://host"), 2, "tcp://host"),
+    "nobody": (
+        ("convolve", "slide.tif", "o.tif", *GAUSS, "--cluster", "tcp://127.0.0.1:1"),
+        8,
+        "no scheduler answers at tcp://127.0.0.1:1",
+    ),
 }
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_mistake_is_one_line_with_its_exit_code_and_makes_nothing(slide, name):
+def test_a_mistake_is_one_line_with_its_exit_code_and_makes_nothing(slide, name, monkeypatch):
+    # dask waits for a scheduler that may be about to start.
+    monkeypatch.setenv("DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT", "500ms")
     Path("noise.tif").write_bytes(b"nothing that is a raster")
     Path("there.tif").write_bytes(b"there")
     Path("typo.toml").write_text(
@@ -159,6 +171,38 @@ def test_a_mistake_is_one_line_with_its_exit_code_and_makes_nothing(slide, name)
     assert says in err
     assert out == ""
     assert sorted(str(path) for path in Path().rglob("*")) == before
+
+
+def test_a_local_cluster_is_shown_summed_up_and_listens_to_this_machine_only(slide):
+    process = start(
+        *("convolve", "slide.tif", "out.tif", *GAUSS, "--cluster", "local:2", "--workers", "1"),
+        *("--memory", "400MiB", "--json"),
+    )
+    listening = set()
+    while process.poll() is None:
+        with contextlib.suppress(psutil.Error):
+            family = psutil.Process(process.pid)
+            for one in (family, *family.children(recursive=True)):
+                with contextlib.suppress(psutil.Error):
+                    for socket in one.net_connections("inet"):
+                        if socket.status == psutil.CONN_LISTEN:
+                            listening.add((one.pid, socket.laddr.ip))
+        time.sleep(0.2)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    # The scheduler and its dashboard, the workers and who watches over them.
+    assert len({pid for pid, _ in listening}) == 3
+    assert {address for _, address in listening} == {"127.0.0.1"}
+    assert json.loads(out)["tiles"] > 0
+    link, heading, *summary = err.splitlines()
+    assert re.fullmatch(r"dashboard: http://127\.0\.0\.1:\d+/status", link)
+    told = re.search(r", 2 processes of 1 \w+, (\d+) of 400 MiB each, (\d+) MiB in all$", heading)
+    each, total = told.groups()
+    assert 0 <= int(total) - 2 * int(each) <= 1
+    assert re.match(r"out\.tif: \d+ tiles in \S+ s, \S+ Mpx/s", summary[0])
+    assert re.search(r"\d+ MiB/s decoded, \d+ MiB/s stored$", summary[1])
+    want = ndimage.gaussian_filter(slide.astype(float), 2, mode="reflect")
+    assert np.abs(tifffile.imread("out.tif") - want).max() < 0.01
 
 
 def test_debug_shows_the_traceback(slide):

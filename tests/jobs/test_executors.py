@@ -1,7 +1,7 @@
 """The bounded loop: everything done once, never too much at a time, errors handed up."""
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 
 import pytest
 
@@ -68,3 +68,60 @@ def test_stopping_early_waits_for_what_has_begun():
 
 def test_nothing_to_do():
     assert list(run_bounded(SerialExecutor(), str, [], 3)) == []
+
+
+def test_an_error_does_not_wait_for_what_was_dropped():
+    """As dask's futures: once cancelled, nobody is told what became of them."""
+
+    class Silent(Executor):
+        def submit(self, fn, /, *args, **kwargs):
+            future = Future()
+            if args == (2,):
+                future.set_exception(KeyError(2))
+            futures.append(future)
+            return future
+
+    futures = []
+
+    def run():
+        with pytest.raises(KeyError):
+            next(run_bounded(Silent(), str, range(10), 5))
+
+    in_time(run)
+    assert [future.cancelled() for future in futures] == [True, True, False, True, True]
+
+
+def test_places_may_change_and_their_number_may_end_the_run(monkeypatch):
+    """Asked after each result, and now and then though none comes."""
+    monkeypatch.setattr("tileconv.jobs.executors._LOOK_S", 0.01)
+    places = iter([3, 1, 6])
+    submitted = []
+
+    class Counting(Executor):
+        def submit(self, fn, /, *args, **kwargs):
+            future = Future()
+            submitted.append(future)
+            return future
+
+    def in_flight():
+        if len(submitted) == 3:
+            submitted[0].set_result("done")
+        return next(places)
+
+    def run():
+        results = run_bounded(Counting(), str, range(100), in_flight)
+        assert next(results) == "done"
+        with pytest.raises(RuntimeError):  # The end of `places`, as an error of the generator.
+            next(results)
+
+    in_time(run)
+    assert len(submitted) == 7
+
+
+def in_time(call):
+    """Call it in a thread: a loop that waits for ever is a failure, and no test that hangs."""
+    ended = []
+    thread = threading.Thread(target=lambda: ended.append(call()), daemon=True)
+    thread.start()
+    thread.join(10)
+    assert ended
