@@ -57,7 +57,7 @@ def test_the_command_that_made_an_output_verifies_it():
     assert call("convolve", "slide.tif", "out.tif", *options)[0] == 0
     code, out, err = call("verify", "slide.tif", "out.tif", *options)
     assert (code, err) == (0, "")
-    assert "1 of 1 tiles" in out
+    assert "1 of 1 write units" in out
     assert re.search(r"wrong +0 of 122109 values", out)
     code, out, err = call("verify", "slide.tif", "out.tif", *options, "--json", "--all")
     assert (code, err) == (0, "")

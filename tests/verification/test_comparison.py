@@ -81,16 +81,40 @@ def test_infinities_keep_their_sign():
     assert wrong([np.inf], [1e39], "float32", 0.1) == 0
 
 
-def test_sums_that_may_leave_the_range_may_be_anything_not_finite():
+def test_sums_that_may_leave_the_range_may_be_infinite_at_that_end_and_nan_at_both():
     mask = np.array([True, False]).reshape(1, 2, 1)
-    assert wrong([np.nan, np.nan], [0, 0], "float32", 0.1, overflow=mask) == 1
-    assert wrong([np.inf, 5], [0, 5], "float32", 0.1, overflow=mask) == 0
-    assert wrong([5, 5], [0, 5], "float32", 0.1, overflow=mask) == 1
-    assert wrong([255, 0], [9, 0], "uint8", 0.1, overflow=mask) == 0
+    both = {"above": mask, "below": mask}
+    for value, ends in ((np.inf, {"above"}), (-np.inf, {"below"}), (np.nan, {"above", "below"})):
+        for end in ({"above"}, {"below"}, {"above", "below"}):
+            masks = dict.fromkeys(end, mask)
+            assert wrong([value, 5], [0, 5], "float32", 0.1, **masks) == (not ends <= end)
+            assert wrong([value, 5], [np.nan, 5], "float32", 0.1, **masks) == (value == value)
+    assert wrong([np.nan, np.nan], [0, 0], "float32", 0.1, **both) == 1
+    assert wrong([5, 5], [0, 5], "float32", 0.1, **both) == 1
     most = np.finfo("float64").max
-    assert wrong([most, 0], [np.inf, 0], "float64", most / 1e12, overflow=mask) == 0
-    assert wrong([7, -most], [np.inf, 5], "float64", np.inf, overflow=mask | True) == 0
-    assert wrong([most / 2, 0], [np.inf, 0], "float64", most / 1e12, overflow=mask) == 1
+    assert wrong([most, 0], [np.inf, 0], "float64", most / 1e12, **both) == 0
+    assert wrong([7, -most], [np.inf, 5], "float64", np.inf, above=True, below=True) == 0
+    assert wrong([most / 2, 0], [np.inf, 0], "float64", most / 1e12, **both) == 1
+    assert wrong([complex(np.nan, 1)], [1 + 1j], "complex64", 0.1, above=True) == 0
+
+
+def test_integers_have_the_ends_of_their_range_for_infinity_and_the_fill_for_nan():
+    for value, ends in ((127, {"above"}), (-128, {"below"}), (7, {"above", "below"})):
+        for end in ({"above"}, {"below"}, {"above", "below"}):
+            masks = dict.fromkeys(end, True)
+            assert wrong([value], [50], "int8", 0.1, 7, **masks) == (not ends <= end)
+    # Without a fill a NaN would have been an error: 0 is no sign of one.
+    assert wrong([0], [50], "int8", 0.1, above=True, below=True) == 1
+    assert wrong([127], [np.nan], "int8", 0.1, 7, above=True, below=True) == 1
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_the_worst_of_all(value):
+    found = judged([5, value, 90], [5, 5, 5], "float32", 0.1)
+    assert (found.wrong, found.error) == (2, np.inf)
+    assert (found.worst.at, found.worst.error, found.worst.units) == ((0, 1, 0), np.inf, np.inf)
+    found = judged([5, complex(3, value), 90], [5, 5, 5], "complex64", 0.1)
+    assert (found.worst.at, found.worst.units) == ((0, 1, 0), np.inf)
 
 
 def test_complex_values_are_judged_by_their_parts():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import signal
 
+from tileconv.core.factors import factorise
 from tileconv.core.kernels import Kernel
 from tileconv.core.pixels import Cast
 from tileconv.verification.recomputation import ScipyEngine
@@ -13,6 +14,10 @@ SMALL = RNG.normal(size=(4, 3))
 SMALL[1, 2] = 0
 LARGE = RNG.normal(size=(14, 23))
 LARGE[3, 5] = LARGE[9, 0] = 0
+
+
+LOW_RANK = np.outer([1.0, -2, 3, 1], [2.0, 1, -1, 0, 1]) + np.outer([1, 1, 0, 2], [0, -3, 1, 1, 1])
+"""A sum of two terms that cancel in part."""
 
 
 def recomputed(block, weights, judged="float32"):
@@ -79,6 +84,30 @@ def test_nan_and_infinity_are_scipy_signals(weights):
     with np.errstate(all="ignore"):
         want = oracle(block.astype("complex64"), weights)
     assert np.array_equal(np.isfinite(got), np.isfinite(want))
+
+
+@pytest.mark.parametrize("weights", [SMALL, LARGE, LOW_RANK], ids=["direct", "fft", "terms"])
+@pytest.mark.parametrize("dtype", ["float32", "int16", "complex128"])
+def test_swings_are_sums_of_products_of_one_sign(weights, dtype):
+    block = RNG.normal(scale=50, size=(30, 41, 2)).astype(dtype)
+    kernel, accumulator = Kernel(weights, (0, 0)), np.result_type(dtype, "float32")
+    factors, terms = None, [weights]
+    if weights is LOW_RANK:
+        factors = factorise(kernel, accumulator)
+        terms = [np.outer(c, r) for c, r in zip(factors.columns, factors.rows, strict=True)]
+        assert len(terms) == 2
+    engine = ScipyEngine(kernel, accumulator, (1, 1), factors)
+    up, down = engine.swings(block)
+    if dtype == "complex128":
+        want = sum(oracle(np.abs(block), np.abs(term)) for term in terms)
+        np.testing.assert_allclose(up, want, rtol=1e-12)
+        np.testing.assert_allclose(down, want, rtol=1e-12)
+    else:
+        x = block.astype(float)
+        sizes = sum(oracle(np.abs(x), np.abs(term)) for term in terms)
+        np.testing.assert_allclose(up + down, sizes, rtol=1e-6)
+        np.testing.assert_allclose(up - down, oracle(x, weights), atol=1e-4)
+    assert max(up.max(), down.max()) <= engine.growth * np.abs(block).max()
 
 
 @pytest.mark.parametrize(("dtype", "huge"), [("float32", -3.4e38), ("float64", 1.7e308)])

@@ -266,6 +266,61 @@ def test_sums_that_leave_the_range_on_the_way_pass(tmp_path):
     assert tileconv.verify(job, everything=True).passed
 
 
+@pytest.mark.parametrize("method", ["direct", "separable", "fft", "reference"])
+@pytest.mark.parametrize("dtype", ["float32", "int16"])
+def test_one_sided_overflow_excuses_nothing_else(tmp_path, method, dtype):
+    """A box over -3.4e38 may reach -inf, where it is all there is; never inf, NaN or 0."""
+    pixels = RNG.random((60, 70)).astype(np.float32) * 100
+    pixels[20:40, 30:50] = -3.4028235e38
+    source, output = write(tmp_path / "in.npy", pixels), tmp_path / "out.zarr"
+    options = {"convolution": {"method": method}, "output": {"dtype": dtype}}
+    job = job_of(source, output, np.full((3, 4), 1 / 12), **options)
+    tileconv.run(job)
+    assert tileconv.verify(job, everything=True).passed
+    stored = zarr.open_array(output, mode="r+")
+    # Inside, at the edge, at the corner: 12, 4 and 1 of them under the kernel.
+    for place in ((30, 40), (30, 52), (19, 29)):
+        good = stored[place]
+        faults = (0, 32767) if dtype == "int16" else (np.nan, np.inf)
+        if dtype == "float32" and place != (30, 40):
+            faults += (-np.inf,)
+        for fault in faults:
+            stored[place] = fault
+            found = caught(job, everything=True).verification
+            assert (found.result.wrong, found.result.worst.at) == (1, (0, *place, 0))
+            if dtype == "float32":
+                assert found.result.worst.units == np.inf
+                assert found.as_dict()["worst"]["error_in_bounds"] is None
+        stored[place] = good
+    stored[30, 40] = -32768 if dtype == "int16" else -np.inf
+    assert tileconv.verify(job, everything=True).passed
+
+
+@pytest.mark.parametrize("method", ["direct", "separable", "fft"])
+def test_sums_of_terms_that_cancel_may_overflow_where_the_kernel_would_not(tmp_path, method):
+    pixels = np.where(RNG.random((60, 70)) < 0.3, -3.4028235e38, RNG.random((60, 70)))
+    source = write(tmp_path / "in.npy", pixels.astype(np.float32))
+    gap = np.ones((9, 8))
+    gap[2:7, 3:6] = 0
+    for scale in (0.1, 0.4, 1):
+        path = tmp_path / f"{scale}.zarr"
+        job = job_of(source, path, gap * scale, convolution={"method": method})
+        tileconv.run(job)
+        assert tileconv.verify(job, everything=True).passed
+
+
+@pytest.mark.parametrize("method", ["direct", "fft"])
+def test_complex_pixels_beyond_the_range_of_magnitudes_pass(tmp_path, method):
+    """3e38 in both parts is finite, its magnitude in single precision is not."""
+    pixels = (RNG.random((60, 70)) + 1j * RNG.random((60, 70))).astype(np.complex64)
+    pixels[30:33, 30:33] = 3e38 + 3e38j
+    source = write(tmp_path / "in.npy", pixels)
+    weights = [[0.1, 0.2, 0.1], [0.1, 0.3, 0.1]]
+    job = job_of(source, tmp_path / "out.zarr", weights, convolution={"method": method})
+    tileconv.run(job)
+    assert tileconv.verify(job, everything=True).passed
+
+
 def test_whole_numbers_are_exact_also_where_the_bound_is_wide(tmp_path):
     pixels = RNG.integers(-(2**31), 2**31, (90, 100))
     weights = RNG.integers(-(2**14), 2**14, (5, 6))
@@ -346,7 +401,9 @@ def test_an_output_that_cannot_be_read_is_not_right(tmp_path, source):
     (tmp_path / "out.tif").write_bytes(data[:-5000])
     assert "out.tif" in str(caught(job))
     (tmp_path / "out.tif").write_bytes(b"nothing that is a raster")
-    assert "out.tif" in str(caught(job))
+    error = caught(job)
+    assert f"output {tmp_path / 'out.tif'} is of no format" in str(error)
+    assert "input" not in str(error)
 
 
 def test_what_is_not_there_and_what_does_not_fit(tmp_path, source):
@@ -395,6 +452,7 @@ def test_a_verification_tells_itself_in_plain_numbers(tmp_path, source):
     zarr.open_array(tmp_path / "out.zarr", mode="r+")[0, 0] = np.nan
     told = caught(job).verification.as_dict()
     assert (told["passed"], told["largest_error"], told["worst"]["found"]) == (False, None, None)
+    assert (told["largest_error_in_bounds"], told["worst"]["error_in_bounds"]) == (None, None)
     json.dumps(told, allow_nan=False)
 
 

@@ -11,6 +11,7 @@ from itertools import product
 import numpy as np
 
 from tileconv.core.boundary import read_extended
+from tileconv.core.factors import factorise
 from tileconv.core.grid import Region, Tile, align_down
 from tileconv.core.methods import Choice, Method
 from tileconv.core.pixels import Cast, error_bound
@@ -19,7 +20,7 @@ from tileconv.errors import InputError, TileconvError, VerificationError
 from tileconv.jobs.work import Work
 from tileconv.stores.source import Source
 from tileconv.verification.comparison import Bound, Comparison, compare
-from tileconv.verification.recomputation import ScipyEngine
+from tileconv.verification.recomputation import ScipyEngine, sizes_of
 
 
 def recomputing(work: Work, output: Raster) -> Work:
@@ -32,7 +33,10 @@ def recomputing(work: Work, output: Raster) -> Work:
     output : Raster
         What stands where the job writes.
     """
-    engine = ScipyEngine(work.operation.kernel, work.engine.accumulator, work.engine.lattice)
+    kernel, accumulator = work.operation.kernel, work.engine.accumulator
+    separable = work.choice.method is Method.SEPARABLE
+    factors = factorise(kernel, accumulator) if separable else None
+    engine = ScipyEngine(kernel, accumulator, work.engine.lattice, factors)
     layout = replace(
         work.layout,
         # A chunk as it is stored, and as it comes out of the codec.
@@ -62,6 +66,7 @@ class CheckTask:
         weights = work.operation.kernel
         # The kernel is not asked again for each piece: it may have millions of weights.
         self._gain = weights.gain
+        self._growth = self.engine.growth
         self._whole = (
             work.block_dtype.kind in "biu" and weights.is_integral and work.cast.dtype.kind in "iu"
         )
@@ -137,27 +142,37 @@ class CheckTask:
         dtype = np.result_type(engine.accumulator, np.complex64 if complex_output else np.float64)
         sums = np.empty(found.shape, dtype)
         engine.apply(pixels, sums, Cast(dtype))
-        bound = self._bound(usual)
-        if self._whole and self._gain * largest <= engine.exact:
-            np.rint(sums, out=sums)
-            bound = replace(bound, allowed=0.0)
+        unit: float | np.ndarray = self._error(usual)
         if largest > usual:
-            near = engine.reached(np.isfinite(pixels) & (np.abs(pixels) > engine.usual))
-            far = self._bound(largest)
-            bound = Bound(
-                allowed=np.where(near, far.allowed, bound.allowed),
-                unit=np.where(near, far.unit, bound.unit),
-                overflow=np.where(near, far.overflow, bound.overflow),
-            )
-        return compare(found, sums, bound, work.cast)
+            near = engine.reached(np.isfinite(pixels) & (sizes_of(pixels) > engine.usual))
+            unit = np.where(near, self._error(largest), unit)
+        exact = self._whole and self._gain * largest <= engine.exact
+        if exact:
+            np.rint(sums, out=sums)
+        above, below = self._overflow(pixels, sums, unit, largest)
+        return compare(found, sums, Bound(0.0 if exact else unit, unit, above, below), work.cast)
 
-    def _bound(self, largest: float) -> Bound:
-        """The bound where pixels are up to `largest`."""
-        judged = self.engine.judged
-        error = error_bound(self._gain, largest, judged)
-        # Sums that end inside the range may leave it on the way, and never come back.
-        overflow = self._gain * largest + error >= float(np.finfo(judged).max)
-        return Bound(error, error, overflow)
+    def _error(self, largest: float) -> float:
+        """The error bound where pixels are up to `largest`."""
+        return error_bound(self._gain, largest, self.engine.judged)
+
+    def _overflow(
+        self, pixels: np.ndarray, sums: np.ndarray, error: float | np.ndarray, largest: float
+    ) -> tuple[bool | np.ndarray, bool | np.ndarray]:
+        """Where the job's sums may have exceeded either end of their range on the way.
+
+        Sums that end inside the range may leave it there, and never come back.
+        """
+        most = np.finfo(self.engine.judged).max
+        if not math.isfinite(self._growth):
+            return True, True
+        # Most kernels cannot do that with any of these pixels.
+        if self._growth * largest + np.max(error) < most:
+            return False, False
+        above, below = self.engine.swings(pixels)
+        # Infinite pixels, too, meet sums that have left at the other end.
+        up, down = sums == np.inf, sums == -np.inf
+        return up | (above + error >= most), down | (below + error >= most)
 
 
 def magnitudes(x: np.ndarray, usual: float) -> tuple[float, float]:
@@ -167,7 +182,7 @@ def magnitudes(x: np.ndarray, usual: float) -> tuple[float, float]:
         return largest, largest
     most_usual = most = 0.0
     for top in range(0, x.shape[0], _BAND_ROWS):
-        sizes = np.abs(x[top : top + _BAND_ROWS])
+        sizes = sizes_of(x[top : top + _BAND_ROWS])
         largest = float(sizes.max())
         if not math.isfinite(largest):
             sizes = sizes[np.isfinite(sizes)]
@@ -184,6 +199,11 @@ _BAND_ROWS = 16
 
 
 def unreadable(error: TileconvError) -> VerificationError:
-    """What a reader says of an output; its advice was for inputs."""
+    """What a reader says of an output."""
+    return VerificationError(f"the output cannot be read: {told(error)}; run the job again")
+
+
+def told(error: TileconvError) -> str:
+    """What happened, without the name and the advice that are for inputs."""
     what, _, _ = str(error).partition("; ")
-    return VerificationError(f"the output cannot be read: {what}; run the job again")
+    return what.replace("input ", "output ", 1) if what.startswith("input ") else what

@@ -82,14 +82,15 @@ class Bound:
         For each value, or for all; 0 where sums must be exact.
     unit : float or ndarray
         What errors are measured in: the bound, also where sums must be exact.
-    overflow : bool or ndarray of bool
-        Where sums may have left their dtype's range on the way, so that what is not finite
-        is right as well.
+    above, below : bool or ndarray of bool
+        Where sums may have left their dtype's range on the way, at its upper and its lower end:
+        that infinity is right there as well, and NaN where both are.
     """
 
     allowed: float | np.ndarray
     unit: float | np.ndarray
-    overflow: bool | np.ndarray = False
+    above: bool | np.ndarray = False
+    below: bool | np.ndarray = False
 
 
 def compare(found: np.ndarray, sums: np.ndarray, bound: Bound, cast: Cast) -> Comparison:
@@ -162,7 +163,7 @@ def _judge(
         return _judge_complex(found, expected, sums, bound, cast)
     most = np.finfo(sums.dtype).max
     # A sum that has just left the range here may just have stayed inside there.
-    inside = np.where(bound.overflow, np.clip(sums, -most, most), sums)
+    inside = np.where(bound.above | bound.below, np.clip(sums, -most, most), sums)
     with np.errstate(over="ignore", invalid="ignore"):
         low, high = (rounded(inside + by, cast) for by in (-bound.allowed, bound.allowed))
     same = found == expected
@@ -172,14 +173,17 @@ def _judge(
         both = lost & np.isnan(found)
         right |= both
         same |= both
-        unbounded = ~np.isfinite(found)
+        top, bottom, neither = found == np.inf, found == -np.inf, np.isnan(found)
     else:
         # Without a fill the job could not have written anything here.
         right &= ~(lost & (cast.nan_fill is None))
         same &= right | ~lost
-        info = np.iinfo(cast.dtype)
-        unbounded = np.isin(found, np.array([info.min, info.max, cast.nan_fill or 0], found.dtype))
-    excused = bound.overflow & unbounded
+        info, fill = np.iinfo(cast.dtype), cast.nan_fill
+        top, bottom = found == info.max, found == info.min
+        neither = np.zeros_like(top) if fill is None else found == int(fill)
+    excused = (bound.above & top) | (bound.below & bottom) | (bound.above & bound.below & neither)
+    # A NaN of the input stays one, whatever else is lost on the way.
+    excused &= ~lost
     error, units = _distances(found, expected, sums, bound, same | excused)
     error[lost & ~(right | excused)] = np.inf
     return right | excused, error, units
@@ -194,7 +198,7 @@ def _judge_complex(
     right = real[0] & imaginary[0]
     error, units = (np.maximum(a, b) for a, b in zip(real[1:], imaginary[1:], strict=True))
     either = ~np.isfinite(found)
-    excused = either & (~np.isfinite(expected) | bound.overflow)
+    excused = either & (~np.isfinite(expected) | bound.above | bound.below)
     error[excused], units[excused] = 0, 0
     return right | excused, error, units
 
@@ -214,6 +218,8 @@ def _distances(
             # Large integers that differ may be the same float.
             error = np.maximum(error, found != expected)
         excess = np.maximum(np.abs(found.astype(real) - sums) - step, 0)
+        # Of NaN, and of infinities, whose step is NaN: no sum near this one becomes them.
+        excess[np.isnan(excess)] = np.inf
         units = np.where(excess > 0, excess / bound.unit, 0)
     for values in (error, units):
         values[np.isnan(values)] = np.inf

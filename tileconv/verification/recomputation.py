@@ -15,6 +15,7 @@ import numpy as np
 
 from tileconv.core.engines.fft import USUAL
 from tileconv.core.engines.slabs import CHAINED_TAPS, SLACK_BYTES
+from tileconv.core.factors import Factors
 from tileconv.core.grid import Shape
 from tileconv.core.kernels import Kernel
 from tileconv.core.overlap_save import fast_length
@@ -100,12 +101,17 @@ class ScipyEngine:
         What the job that is verified forms its sums in; it has seen the weights in that.
     lattice : (int, int)
         Of the job's engine, so that a tile's window holds all that engine has seen.
+    factors : Factors or None
+        What the job's engine has made of the kernel, where it is a sum of terms.
     """
 
     method = "reference"
 
-    def __init__(self, kernel: Kernel, judged: np.dtype, lattice: Shape) -> None:
+    def __init__(
+        self, kernel: Kernel, judged: np.dtype, lattice: Shape, factors: Factors | None = None
+    ) -> None:
         self.kernel = kernel
+        self.factors = factors
         self.judged = judged
         self.lattice = lattice
         self.accumulator = np.result_type(judged, np.float64)
@@ -177,6 +183,67 @@ class ScipyEngine:
         parts = [self._hits(marked[..., s], everywhere) for s in range(marked.shape[2])]
         return np.stack(parts, axis=-1)
 
+    def swings(self, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """How far above and below 0 the job's sums of finite pixels may be on the way.
+
+        In whatever order products are added, no partial sum exceeds that of the positive ones.
+        What is complex swings both ways, as far as magnitudes go.
+
+        Returns
+        -------
+        (ndarray, ndarray)
+            Of shape (rows, columns, samples).
+        """
+        above, below = self._signed_weights()
+        parts = [self._swings(block[..., s], above, below) for s in range(block.shape[2])]
+        up, down = zip(*parts, strict=True)
+        return np.stack(up, axis=-1), np.stack(down, axis=-1)
+
+    @property
+    def growth(self) -> float:
+        """No sum swings further than this times the largest pixel; infinite if a weight is."""
+        if self.factors is None:
+            with np.errstate(over="ignore"):
+                held = np.isfinite(self.kernel.weights.astype(self.judged))
+            return self.kernel.gain if held.all() else math.inf
+        columns, rows = (
+            np.abs(f).sum(axis=1, dtype=np.float64)
+            for f in (self.factors.columns, self.factors.rows)
+        )
+        return float(columns @ rows)
+
+    def _signed_weights(self) -> tuple[np.ndarray, np.ndarray]:
+        """Positive weights, and the magnitudes of negative ones, summed over terms."""
+        terms = [self.kernel.weights.astype(self.accumulator)]
+        if self.factors is not None:
+            columns, rows = (
+                f.astype(self.accumulator) for f in (self.factors.columns, self.factors.rows)
+            )
+            terms = [np.outer(c, r) for c, r in zip(columns, rows, strict=True)]
+        if self.accumulator.kind == "c":
+            sizes = np.asarray(sum(np.abs(term) for term in terms))
+            return sizes, np.zeros_like(sizes)
+        above, below = (sum(np.maximum(s * term, 0) for term in terms) for s in (1, -1))
+        return np.asarray(above), np.asarray(below)
+
+    def _swings(
+        self, x: np.ndarray, above: np.ndarray, below: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """`swings` of one sample."""
+
+        def correlated(weights: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+            return _Correlation.of(weights, self._size)(pixels)
+
+        finite = np.isfinite(x)
+        if self.accumulator.kind == "c":
+            both = correlated(above, np.where(finite, sizes_of(x), 0))
+            return both, both
+        plus, minus = (np.where(finite & part, x, x.dtype.type(0)) for part in (x > 0, x < 0))
+        return (
+            correlated(above, plus) - correlated(below, minus),
+            correlated(below, plus) - correlated(above, minus),
+        )
+
     def _sums(self, x: np.ndarray) -> np.ndarray:
         """Sums of one sample, as scipy.signal would form them."""
         finite = np.isfinite(x)
@@ -213,10 +280,14 @@ class ScipyEngine:
         """Sums of finite pixels of any kind: real ones, of each part with each part."""
         if self.accumulator.kind != "c":
             return self._real(x)
-        sums = self._real(x.real) + 1j * self._real(x.imag)
+        # Part by part: infinity times 1j would be NaN in the other.
+        real, imaginary = self._real(x.real), self._real(x.imag)
         if self._imaginary is not None:
-            sums += 1j * self._imaginary(x.real) - self._imaginary(x.imag)
-        return sums.astype(self.accumulator, copy=False)
+            real -= self._imaginary(x.imag)
+            imaginary += self._imaginary(x.real)
+        sums = np.empty(real.shape, self.accumulator)
+        sums.real, sums.imag = real, imaginary
+        return sums
 
     def _hits(self, marked: np.ndarray, footprint: np.ndarray) -> np.ndarray:
         """Outputs with a marked pixel under a weight of the footprint."""
@@ -225,3 +296,13 @@ class ScipyEngine:
             return np.zeros((rows - kr + 1, columns - kc + 1), dtype=bool)
         count = _Correlation.of(footprint.astype(np.float64), self._size)(marked)
         return count > 0.5
+
+
+def sizes_of(x: np.ndarray) -> np.ndarray:
+    """Magnitudes of pixels; those of finite complex ones are finite as well."""
+    if x.dtype.kind != "c":
+        return np.asarray(np.abs(x))
+    with np.errstate(over="ignore"):
+        sizes = np.asarray(np.abs(x))
+    # 3e38 in both parts exceeds what its dtype holds; the bound has room for the root of 2.
+    return np.where(np.isfinite(x), np.minimum(sizes, np.finfo(sizes.dtype).max), sizes)

@@ -6,32 +6,26 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
 
 from tileconv.core.grid import Tile, TileGrid
 from tileconv.core.pixels import Cast
 from tileconv.core.raster import Raster
 from tileconv.errors import ConfigError, InputError, VerificationError
+from tileconv.jobs.backends import ThreadsBackend, warm_up
 from tileconv.jobs.config import Run, as_job
 from tileconv.jobs.executors import run_bounded
-from tileconv.jobs.limits import (
-    default_memory_cap,
-    peak_resident_bytes,
-    resident_bytes,
-    usable_cores,
-)
+from tileconv.jobs.limits import peak_resident_bytes, resident_bytes
 from tileconv.jobs.memory import BASE_MIB, FFT_MIB, MIB, settle
 from tileconv.jobs.opening import open_input, refuse_missing
 from tileconv.jobs.plan import Plan, make_plan
 from tileconv.jobs.run import JobLike
-from tileconv.jobs.spelling import parse_size
 from tileconv.jobs.work import Work, resolve
 from tileconv.stores.absent import Missing
 from tileconv.stores.formats import format_of, open_source
 from tileconv.stores.source import Source
-from tileconv.verification.checking import CheckTask, recomputing, unreadable
+from tileconv.verification.checking import CheckTask, recomputing, told, unreadable
 from tileconv.verification.comparison import Comparison
 from tileconv.verification.result import Verification, accusation
 from tileconv.verification.sampling import is_unit, sampled
@@ -123,13 +117,11 @@ def verify(
 
 def _refuse_missing_output(path: Path) -> None:
     try:
-        path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        raise ConfigError(f"output {path} does not exist; run the job first") from None
-    except OSError as error:
-        raise InputError(
-            f"output {path} cannot be read: {error.strerror}; check its permissions"
-        ) from None
+        refuse_missing(path)
+    except ConfigError as error:
+        raise ConfigError(f"{told(error)}; run the job first") from None
+    except InputError as error:
+        raise InputError(f"{told(error)}; check its permissions") from None
 
 
 def _open_output(path: Path, wanted: Raster) -> Source:
@@ -158,11 +150,14 @@ def _open_output(path: Path, wanted: Raster) -> Source:
 
 def _planned(work: Work, limits: Run) -> Plan:
     """The plan of a check within what a job's ``[run]`` gives, or the machine."""
+    given = ThreadsBackend().resources(work, limits)
+    # Not what scipy.signal takes, which jobs by the method of this name are planned with.
+    libraries = (BASE_MIB + FFT_MIB + NDIMAGE_MIB) * MIB
     return make_plan(
         work,
-        cap_bytes=default_memory_cap() if limits.memory is None else parse_size(limits.memory),
-        workers=limits.workers or usable_cores(),
-        baseline_bytes=max((BASE_MIB + FFT_MIB + NDIMAGE_MIB) * MIB, resident_bytes()),
+        cap_bytes=given.cap_bytes,
+        workers=given.threads,
+        baseline_bytes=max(libraries, resident_bytes()),
     )
 
 
@@ -186,7 +181,8 @@ def _check(
     for source, capacity_bytes in ((task.source, plan.cache_bytes), (task.output, 0)):
         if source.cache is not None:
             source.cache.capacity_bytes = capacity_bytes
-    _warm_up(work)
+    # Import what scipy needs once, before threads would; sums alone need no compiled cast.
+    warm_up(replace(work, cast=Cast(work.engine.accumulator)))
     settle()
     result = Comparison()
     with ThreadPoolExecutor(plan.workers, thread_name_prefix="tileconv") as executor:
@@ -210,11 +206,3 @@ def _check(
         planned_memory_bytes=plan.memory.peak_bytes,
         cap_bytes=plan.cap_bytes,
     )
-
-
-def _warm_up(work: Work) -> None:
-    """Import what scipy needs once, before threads would."""
-    rows, columns = work.operation.kernel.shape
-    block = np.zeros((rows, columns, 1), work.block_dtype)
-    out = np.empty((1, 1, 1), work.engine.accumulator)
-    work.engine.apply(block, out, Cast(out.dtype))
