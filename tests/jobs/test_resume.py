@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -161,11 +162,11 @@ def test_staged_tiles_that_are_gone_are_missed(tmp_path, job, name, damage, monk
 
 def test_staged_tiles_that_do_not_fit_the_cap_are_told(tmp_path, job):
     np.save(tmp_path / "in.npy", np.zeros((6000, 6000), np.float32))
-    small = tileconv.plan({**job, "run": {"workers": 1, "memory": "270MiB"}})
+    plan = tileconv.plan({**job, "run": {"workers": 1, "memory": "2GiB"}})
     large = TileGrid((6000, 6000), (6000, 6000))
     with pytest.raises(MemoryCapError, match=r"unfinished run has tiles of .*--restart"):
-        plan_on(small, large)
-    roomy = plan_on(tileconv.plan({**job, "run": {"workers": 1, "memory": "1GiB"}}), large)
+        plan_on(replace(plan, cap_bytes=plan.memory.baseline_bytes + 4 * 6000 * 6000), large)
+    roomy = plan_on(plan, large)
     assert roomy.grid == large
     assert roomy.memory.parts["output blocks"] == 4 * 6000 * 6000
 

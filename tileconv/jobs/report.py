@@ -73,7 +73,8 @@ class Report:
             self.read_s += tile.read_s
             self.compute_s += tile.compute_s
             self.write_s += tile.write_s
-        self.peaks[result.process] = result.peak_memory_bytes
+        known = self.peaks.get(result.process, 0)
+        self.peaks[result.process] = max(known, result.peak_memory_bytes)
         self.elapsed_s = time.perf_counter() - self._started
 
     def close(self) -> None:

@@ -24,6 +24,9 @@ A scheduler remembers every sending for as long as it lives, half a KiB each (di
 2026.8), and tasks that are sent together cost it and the client less.
 """
 
+REPLICATE_S = 60.0
+"""Longest wait for a worker to take the task before the first batches; they may wait longer."""
+
 RETRIES = 2
 """How often dask tries a task again that has raised: one whose worker cannot open the input.
 Tiles that fail say so in the result of their batch."""
@@ -48,7 +51,9 @@ class ClusterExecutor(Executor):
         # A task, not scattered data: what every worker has lost, the scheduler makes again.
         self._held = client.submit(_itself, held, key=f"{self._name}-task")
         # dask gives the first tasks to those that have what they depend on: so all have it.
-        client.replicate([self._held])
+        with contextlib.suppress(TimeoutError):
+            self._held.exception(timeout=REPLICATE_S)
+            client.replicate([self._held])
         self._lock = threading.Lock()
         self._waiting: list[tuple[Batch, Future[BatchResult]]] = []
         self._sent: weakref.WeakSet[distributed.Future] = weakref.WeakSet()
