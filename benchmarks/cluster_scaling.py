@@ -1,8 +1,8 @@
 """How a compute-bound job scales from one worker process to two, on a LocalCluster.
 
-    python benchmarks/cluster_scaling.py [--side 16384] [--rounds 3] [--json FILE]
+    python benchmarks/cluster_scaling.py [--side 24576] [--rounds 3] [--json FILE]
 
-A 15 x 15 dense kernel, summed directly, over a made-up slide in a tiled TIFF, into a Zarr. One
+A 25 x 25 dense kernel, summed directly, over a made-up slide in a tiled TIFF, into a Zarr. One
 process and two take turns; what is compared are medians of the seconds of the run itself, without
 the start of the processes, and then with it.
 """
@@ -20,7 +20,7 @@ import numpy as np
 
 import tileconv
 
-WEIGHTS = np.random.default_rng(0).normal(size=(15, 15)).tolist()
+WEIGHTS = np.random.default_rng(0).normal(size=(25, 25)).tolist()
 
 
 def timed(folder: Path, cluster: str | None, workers: int) -> tuple[float, float]:
@@ -42,7 +42,7 @@ def timed(folder: Path, cluster: str | None, workers: int) -> tuple[float, float
 def main() -> None:
     """Print seconds of each way, and ratios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--side", type=int, default=16384)
+    parser.add_argument("--side", type=int, default=24576)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()

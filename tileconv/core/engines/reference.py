@@ -82,6 +82,10 @@ class ReferenceEngine:
         for (top, bottom), sample in product(pieces(out.shape[0], band), range(out.shape[2])):
             x = block[top : bottom + kr - 1, :, sample].astype(self._summed_in)
             sums = self._skipping(x, weights) if skipping else self._multiplying(x, weights)
+            # Rounded to the accumulator first: numpy goes from wider ones to half precision by
+            # way of single, and rounds twice.
+            with np.errstate(all="ignore"):
+                sums = sums.astype(self.accumulator, copy=False)
             counts = counts.plus(cast.store(sums, out[top:bottom, :, sample]))
         return counts
 
