@@ -181,15 +181,14 @@ class Journal:
 
     def _read_settings(self) -> dict[str, Any] | None:
         """The first frame; None where there is no journal, or one that ends before its first."""
+        if not self._path.exists():
+            return None
         try:
             with self._path.open("rb") as file:
-                for text, _, _ in _read_frames(file):
-                    return text
-        except FileNotFoundError:
-            pass
+                first = next(_read_frames(file), None)
         except OSError as error:
             raise storage_error(self._path, error, doing="read", needed_bytes=0) from error
-        return None
+        return None if first is None else first[0]
 
     def _append(self, text: Mapping[str, Any], tiles: np.ndarray, units: np.ndarray) -> None:
         """Write a frame after the last good one."""

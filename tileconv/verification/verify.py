@@ -14,7 +14,7 @@ from tileconv.core.pixels import Cast
 from tileconv.core.raster import Raster
 from tileconv.errors import ConfigError, InputError, VerificationError
 from tileconv.jobs.backends import ThreadsBackend, warm_up
-from tileconv.jobs.config import Run, as_job
+from tileconv.jobs.config import Job, Run, as_job
 from tileconv.jobs.executors import run_bounded
 from tileconv.jobs.limits import peak_resident_bytes, resident_bytes
 from tileconv.jobs.memory import BASE_MIB, FFT_MIB, MIB, settle
@@ -90,9 +90,18 @@ def verify(
     job = as_job(job)
     if job.input.path is not None:
         refuse_missing(job.resolve(job.input.path))
+    format_of(job.output_path)
+    _refuse_missing_output(job.output_path)
+    wanted = None if everything else (samples, seed)
+    found = _compared(job, wanted, each_tile or (lambda _, __: None))
+    if not found.passed:
+        raise VerificationError(accusation(found), found)
+    return found
+
+
+def _compared(job: Job, wanted: tuple[int, int] | None, each_tile: EachTile) -> Verification:
+    """What comparing an output comes to; `wanted` are samples and seed, None for everything."""
     path = job.output_path
-    format_of(path)
-    _refuse_missing_output(path)
     with open_input(job) as source:
         source.require_chunks()
         work = resolve(job, source.raster, source.tags)
@@ -100,19 +109,11 @@ def verify(
             checked = recomputing(work, output.raster)
             plan = _planned(checked, job.run)
             method = str(work.choice.method)
-            sample = None if everything else sampled(_units(work), samples, seed)
+            sample = None if wanted is None else sampled(_units(work), *wanted)
             # Its engine may hold a spectrum, which the plan of the check does not count.
             del work
-            found = _check(
-                CheckTask(checked, source, output),
-                plan,
-                (str(path), method),
-                sample,
-                each_tile or (lambda _, __: None),
-            )
-    if not found.passed:
-        raise VerificationError(accusation(found), found)
-    return found
+            task = CheckTask(checked, source, output)
+            return _check(task, plan, (str(path), method), sample, each_tile)
 
 
 def _refuse_missing_output(path: Path) -> None:
