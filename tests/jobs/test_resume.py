@@ -62,7 +62,7 @@ def job(tmp_path, pixels):
         "kernel": {"weights": KERNEL},
         "convolution": {"boundary": "nearest"},
         "output": {"path": str(tmp_path / "out.tif"), "tile": 64},
-        "run": {"workers": 2, "memory": "400MiB"},
+        "run": {"workers": 2, "memory": "4GiB"},
     }
 
 
@@ -84,7 +84,7 @@ def test_a_run_that_failed_goes_on(tmp_path, job, pixels, name, monkeypatch):
     assert not (tmp_path / name).exists()
     ear = StopAfter()
     monkeypatch.setattr("tileconv.jobs.plan.MAX_TILE_PIXELS", 1 << 24)
-    job["run"] = {"workers": 1, "memory": "1GiB"}
+    job["run"] = {"workers": 1, "memory": "3GiB"}
     report = tileconv.run(job, listener=ear)
     assert 20 <= ear.found < report.tiles == len(report.plan.grid)
     assert report.pixels == pixels.size
@@ -162,7 +162,7 @@ def test_staged_tiles_that_are_gone_are_missed(tmp_path, job, name, damage, monk
 
 def test_staged_tiles_that_do_not_fit_the_cap_are_told(tmp_path, job):
     np.save(tmp_path / "in.npy", np.zeros((6000, 6000), np.float32))
-    plan = tileconv.plan({**job, "run": {"workers": 1, "memory": "2GiB"}})
+    plan = tileconv.plan({**job, "run": {"workers": 1, "memory": "5GiB"}})
     large = TileGrid((6000, 6000), (6000, 6000))
     with pytest.raises(MemoryCapError, match=r"unfinished run has tiles of .*--restart"):
         plan_on(replace(plan, cap_bytes=plan.memory.baseline_bytes + 4 * 6000 * 6000), large)

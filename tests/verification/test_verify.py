@@ -172,7 +172,7 @@ def test_a_sample_is_a_sample(tmp_path, source):
     assert first.borders > 0
     assert first.pixels < first.pixels_total
     # Whatever cap and workers.
-    other = job | {"run": {"memory": "400MiB", "workers": 1}}
+    other = job | {"run": {"memory": "3GiB", "workers": 1}}
     assert tileconv.verify(other, samples=3, seed=1).result == first.result
     whole = tileconv.verify(job, samples=1000)
     assert whole.pixels == whole.pixels_total
