@@ -97,6 +97,8 @@ def plan_table(plan: Plan, free_bytes: int) -> str:
     kernel, operation = work.operation.kernel, work.operation
     (by, bx), (ay, ax) = kernel.halo.before, kernel.halo.after
     level = "" if layout.level is None else f" {layout.level}"
+    # Processes share no cache; how much two of them both read depends on who does which tile.
+    most = "at most " if plan.processes > 1 else ""
     sections = {
         "input": raster_table(work.source),
         "convolution": [
@@ -116,8 +118,8 @@ def plan_table(plan: Plan, free_bytes: int) -> str:
             ("tiles", f"{len(grid)} of {_shape_text(grid.tile)}"),
             ("order", "row by row" if grid.panel is None else f"panels of {grid.panel} tiles"),
             *([("processes", str(plan.processes))] if plan.processes > 1 else []),
-            ("workers", str(plan.workers)),
-            ("bytes decoded", f"{plan.read_amplification:.3f} times the raster"),
+            ("threads of each" if plan.processes > 1 else "workers", str(plan.workers)),
+            ("bytes decoded", f"{most}{plan.read_amplification:.3f} times the raster"),
         ],
         "memory": [(name, size_text(size)) for name, size in plan.memory.parts.items() if size]
         + [
