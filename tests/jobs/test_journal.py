@@ -1,5 +1,7 @@
 """The record of finished tiles: what is read is what was written, up to where it was cut short."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -53,7 +55,9 @@ def test_what_is_read_is_what_was_written(tmp_path):
 
 
 def test_counts_are_kept(tmp_path):
-    written(tmp_path, range(4))
+    journal = Journal(tmp_path, SETTINGS, GRID)
+    list(journal.frames())
+    journal.add(batch(*(tile(n) for n in range(4))))
     (frame,) = Journal(tmp_path, SETTINGS, GRID).frames()
     assert frame.totals.pixels == 406
     assert (frame.totals.clipped, frame.totals.nans) == (6, 4)
@@ -111,6 +115,14 @@ def test_a_torn_tail_is_written_over(tmp_path):
     path.write_bytes(path.read_bytes() + b"tcj1" + bytes(100))
     written(tmp_path, [2])
     assert sorted(recorded(tmp_path)) == [0, 1, 2]
+
+
+def test_a_tile_that_took_its_time_is_recorded_at_once(tmp_path):
+    """Also right after another: the next may be minutes away."""
+    journal = Journal(tmp_path, SETTINGS, GRID)
+    for index in (0, 1):
+        journal.add(batch(replace(tile(index), compute_s=1.0)))
+    assert sorted(recorded(tmp_path)) == [0, 1]
 
 
 def test_many_tiles_are_recorded_without_waiting(tmp_path):
