@@ -14,6 +14,7 @@ from scipy import signal
 
 import tileconv
 from tileconv.errors import InputError, MemoryCapError, OutputExistsError, StorageError
+from tileconv.jobs.journal import has_tiles
 from tileconv.jobs.progress import PlainProgress
 
 PAD = {"symm": "symmetric", "wrap": "wrap", "nearest": "edge", "mirror": "reflect"}
@@ -241,7 +242,7 @@ def test_an_output_that_exists_is_kept_unless_overwritten(tmp_path):
     assert (read(output) == 2).all()
 
 
-def test_a_failed_run_leaves_nothing(tmp_path):
+def test_a_failed_run_leaves_no_more_than_what_is_done(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 255, (300, 300), np.uint8)
     source = write(tmp_path / "in.tif", pixels)
     data = bytearray(source.read_bytes())
@@ -252,7 +253,15 @@ def test_a_failed_run_leaves_nothing(tmp_path):
     for name in ("out.tif", "sub/out.zarr"):
         with pytest.raises(InputError, match="in.tif"):
             run(source, tmp_path / name, np.ones((3, 3)))
-    assert os.listdir(tmp_path) == ["in.tif"]
+        assert not (tmp_path / name).exists()
+    # One folder an output, if a tile was done before the one that failed.
+    kept = [folder for folder in tmp_path.rglob(".out.*.tileconv") if has_tiles(folder)]
+    for path in tmp_path.rglob("*"):
+        assert (
+            path == source
+            or any(path in (folder, *folder.parents) for folder in kept)
+            or any(folder in path.parents for folder in kept)
+        )
 
 
 def test_caps_that_cannot_be_kept_are_refused_before_anything_is_made(tmp_path):
