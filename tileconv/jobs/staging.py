@@ -29,7 +29,10 @@ from tileconv.stores.disk import make_folder
 NAME_BYTES_MAX = 255 - len("..tileconv")
 """Longest name that leaves room for what a staging folder's name adds, in bytes."""
 
-_OURS = re.compile(rf"{JOURNAL_NAME}|workers-look-for-this.*|[0-9a-f]{{16}}")
+TOKEN_NAME = "workers-look-for-this"  # noqa: S105 - a file's name
+"""What a cluster's workers must find in the staging folder, to know it for the client's."""
+
+_OURS = re.compile(rf"{JOURNAL_NAME}|{TOKEN_NAME}.*|[0-9a-f]{{16}}")
 """Names of what a run makes in its staging folder: the journal, what a cluster's workers look
 for, and a folder for the result of each run."""
 

@@ -22,7 +22,6 @@ from tileconv.jobs.backends import Resources
 from tileconv.jobs.batches import BatchTask
 from tileconv.jobs.cluster.executor import ClusterExecutor
 from tileconv.jobs.cluster.worker import (
-    TOKEN_NAME,
     HeldTask,
     Surroundings,
     WorkerFacts,
@@ -34,7 +33,9 @@ from tileconv.jobs.config import Run
 from tileconv.jobs.memory import DISTRIBUTED_MIB, MIB, baseline_bytes
 from tileconv.jobs.plan import Plan
 from tileconv.jobs.spelling import parse_size
+from tileconv.jobs.staging import TOKEN_NAME
 from tileconv.jobs.work import Work
+from tileconv.stores.disk import storage_error
 
 BATCH_S = 2.0
 """Seconds a task should take: long beside the 2 ms it costs, short enough to be repeated."""
@@ -112,7 +113,10 @@ class ClusterBackend:
         self._threads = plan.workers
         self._seen = time.monotonic()
         token = os.urandom(16).hex()
-        (folder / TOKEN_NAME).write_text(token)
+        try:
+            (folder / TOKEN_NAME).write_text(token)
+        except OSError as error:
+            raise storage_error(folder, error, doing="write into", needed_bytes=32) from error
         expected = Surroundings(__version__, plan.work.source, folder.absolute(), token)
         held = HeldTask(dumps(task), plan.workers, expected)
         executor = ClusterExecutor(self._client, task, held)

@@ -20,9 +20,8 @@ from tileconv.jobs.backends import warm_up
 from tileconv.jobs.batches import Batch, BatchResult, BatchTask, process_name
 from tileconv.jobs.limits import resident_bytes, usable_memory
 from tileconv.jobs.memory import settle
+from tileconv.jobs.staging import TOKEN_NAME
 from tileconv.jobs.work import Work
-
-TOKEN_NAME = "workers-look-for-this"  # noqa: S105 - a file's name
 
 
 @dataclass(frozen=True, slots=True)
