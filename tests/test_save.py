@@ -15,6 +15,8 @@ from scipy import ndimage, signal
 
 import tileconv
 from tileconv.errors import ConfigError, MemoryCapError, OutputExistsError
+from tileconv.jobs.journal import has_tiles
+from tileconv.jobs.progress import Listener
 from tileconv.lazy.saving import aligned_chunks
 
 RNG = np.random.default_rng(4)
@@ -158,6 +160,22 @@ def _stored_graph(lazy):
     with dask.config.set(scheduler=get), pytest.raises((StopIteration, RuntimeError)):
         tileconv.save(lazy, "unused.zarr")
     return seen
+
+
+def test_what_a_job_has_done_is_not_thrown_away(slide, monkeypatch):
+    """An array that dask computes cannot go on with it, and must not end it."""
+
+    class Stop(Listener):
+        def advanced(self, report):
+            raise LookupError
+
+    monkeypatch.setattr("tileconv.jobs.plan.MAX_TILE_PIXELS", 64 * 64)
+    job = {"input": {"path": "slide.tif"}, "kernel": {"name": "box"}}
+    with pytest.raises(LookupError):
+        tileconv.run({**job, "output": {"path": "out.tif", "tile": 64}}, listener=Stop())
+    with pytest.raises(OutputExistsError, match="unfinished run"):
+        tileconv.save(da.from_array(slide), "out.tif")
+    assert has_tiles(Path(".out.tif.tileconv"))
 
 
 def test_what_a_file_cannot_say_is_refused(tmp_path):

@@ -29,8 +29,10 @@ from tileconv.core.methods import Choice, Method
 from tileconv.core.operation import Mode, Operation
 from tileconv.core.pixels import Cast
 from tileconv.core.raster import Raster
+from tileconv.errors import OutputExistsError
 from tileconv.jobs.batches import BatchResult, process_name
 from tileconv.jobs.config import Output, Run
+from tileconv.jobs.journal import has_tiles
 from tileconv.jobs.limits import peak_resident_bytes, usable_cores
 from tileconv.jobs.memory import Memory
 from tileconv.jobs.plan import Plan
@@ -93,6 +95,10 @@ def _save_computed(array: da.Array, work: Work, output: Output, run: Run) -> Rep
     report = Report(Plan(work, grid, workers, 0, 0, Memory({}), 1.0), str(path), 0)
     threads = {} if run.workers is None else {"num_workers": run.workers}
     with stage(path, overwrite=output.overwrite) as staging, dask.config.set(threads):
+        if has_tiles(staging.folder):
+            raise OutputExistsError(
+                f"{staging.folder} holds an unfinished run of a job; end that, or remove the folder"
+            )
         result_path = staging.result(os.urandom(8).hex())
         sink = open_sink(layout, result_path)
         try:

@@ -119,7 +119,8 @@ class ClusterBackend:
             raise storage_error(folder, error, doing="write into", needed_bytes=32) from error
         expected = Surroundings(__version__, plan.work.source, folder.absolute(), token)
         held = HeldTask(dumps(task), plan.workers, expected)
-        executor = ClusterExecutor(self._client, task, held)
+        with _scheduler_lost(self._client):
+            executor = ClusterExecutor(self._client, task, held)
         try:
             self._everywhere(try_open, held)
             yield executor
