@@ -131,18 +131,19 @@ class Cast:
             return self._saturate_wide(values, out)
         info, real = np.iinfo(self.dtype), values.dtype.type
         of = self.dtype.newbyteorder("=").type
-        # Both limits are powers of two, or 0: exact in every float, unlike the maximum.
-        direct = out.flags.c_contiguous and out.dtype.isnative
-        flat = out.reshape(-1) if direct else np.empty(out.size, of)
+        # One more than the greatest is a power of two, exact in every float; the greatest is not.
+        high = np.nextafter(real(2.0 ** (info.bits - (info.min < 0))), real(0))
+        straight, given = as_rows(out, of), as_rows(values, values.dtype)
+        rows = np.empty((len(out), out[:1].size), of) if straight is None else straight
         clipped, nans = saturate(
-            np.ascontiguousarray(values).reshape(-1),
-            (real(info.min), real(2.0 ** (info.bits - (info.min < 0)))),
+            np.ascontiguousarray(values).reshape(rows.shape) if given is None else given,
+            (real(info.min), min(high, real(info.max))),
             (of(info.min), of(info.max), of(self.nan_fill or 0)),
-            flat,
+            rows,
         )
-        if not direct:
-            out[...] = flat.reshape(out.shape)
-        return CastCounts(int(clipped), int(nans))
+        if straight is None:
+            out[...] = rows.reshape(out.shape)
+        return CastCounts(clipped, nans)
 
     def _saturate_wide(self, values: np.ndarray, out: np.ndarray) -> CastCounts:
         """The same for floats wider than Numba knows, which hold every integer of `dtype`."""
@@ -195,6 +196,32 @@ def _converted(sums: np.ndarray, bound: float) -> np.ndarray:
     """Towards zero into int64; ``-bound`` for what lies outside ``-bound .. bound``."""
     inside = (sums > -bound - 1) & (sums < bound)
     return np.where(inside, sums, -bound).astype(np.int64)
+
+
+def as_rows(pixels: np.ndarray, dtype: np.dtype | type) -> np.ndarray | None:
+    """Pixels as compiled loops take them, without a copy; None where that cannot be.
+
+    Parameters
+    ----------
+    pixels : ndarray, shape (rows, ...)
+    dtype : numpy.dtype
+        What the loops are compiled for.
+
+    Returns
+    -------
+    ndarray, shape (rows, values), or None
+        Rows contiguous.
+    """
+    size = 1
+    if pixels.ndim < 2 or pixels.dtype != dtype or not pixels.dtype.isnative:
+        return None
+    for length, stride in zip(
+        reversed(pixels.shape[1:]), reversed(pixels.strides[1:]), strict=True
+    ):
+        if length != 1 and stride != size * pixels.itemsize:
+            return None
+        size *= length
+    return pixels.reshape(len(pixels), size) if pixels.flags.aligned else None
 
 
 EXACT_FLOAT32 = 2**24

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from tileconv.core.engines.fft import USUAL
-from tileconv.core.engines.slabs import CHAINED_TAPS, SLACK_BYTES
+from tileconv.core.engines.slabs import SLACK_BYTES
+from tileconv.core.engines.summation import CHAINED_TAPS
 from tileconv.core.factors import Factors
 from tileconv.core.grid import Shape
 from tileconv.core.kernels import Kernel

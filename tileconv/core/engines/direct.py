@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from tileconv.core.engines.loops import add_taps
 from tileconv.core.engines.slabs import (
-    CHAINED_TAPS,
     SLACK_BYTES,
-    RowRing,
+    Sums,
     cast_bytes,
+    is_narrow,
     pieces,
+    row_bytes,
     slab_shape,
+    windows,
 )
+from tileconv.core.engines.summation import CHAINED_TAPS, Summation, Taps, Window
+from tileconv.core.factors import effective_weights
 from tileconv.core.grid import Shape
 from tileconv.core.kernels import Kernel
 from tileconv.core.pixels import Cast, CastCounts
 
-FLAT_TAPS = 896
-"""Most float products summed by passes of eight without sums of sums: 8 + 896 / 8 roundings."""
+DENSE = 0.5
+"""Part of a kernel's weights that are active, from which on all are multiplied if they may be."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DirectEngine:
     """Sums products of weights and pixels, in the row-major order of the weights.
 
-    NaN and infinity need no care here: only active weights are multiplied.
+    NaN and infinity need no care here: where there may be any, only active weights are
+    multiplied.
 
     Parameters
     ----------
@@ -45,78 +48,64 @@ class DirectEngine:
     kernel: Kernel
     accumulator: np.dtype
     exact: bool = False
-    _weights: np.ndarray = field(init=False, repr=False)
-    _shifts: np.ndarray = field(init=False, repr=False)
+    _window: Window | None = field(init=False, repr=False)
+    _taps: Taps | None = field(init=False, repr=False)
 
     method = "direct"
     lattice: Shape = (1, 1)
 
     def __post_init__(self) -> None:
-        active = self.kernel.active
-        weights = self.kernel.weights[active].astype(self.accumulator)
-        object.__setattr__(self, "_weights", weights)
-        object.__setattr__(self, "_shifts", np.argwhere(active).astype(np.int64))
+        active, size = self.kernel.active, self.kernel.weights.size
+        weights = effective_weights(self.kernel, self.accumulator)
+        chained = size if self.exact or self.accumulator.kind in "iu" else CHAINED_TAPS
+        dense = self.accumulator.kind != "c" and np.count_nonzero(active) >= DENSE * size
+        object.__setattr__(self, "_window", Window(weights, chained) if dense else None)
+        sparse = not dense or not bool(active.all())
+        object.__setattr__(self, "_taps", Taps(weights, active, chained) if sparse else None)
 
     @property
     def held_bytes(self) -> int:
         """Bytes the engine itself holds."""
-        return self._weights.nbytes + self._shifts.nbytes
+        return sum(sums.held_bytes for sums in (self._window, self._taps) if sums is not None)
 
-    @property
-    def _chained(self) -> bool:
-        return self.exact or self._weights.size <= CHAINED_TAPS
-
-    @property
-    def _group(self) -> int:
-        """Products summed before they are added to the sums of other groups."""
-        taps = self._weights.size
-        if self.exact or self.accumulator.kind in "iu" or taps <= FLAT_TAPS:
-            return max(taps, 1)
-        return 8 * (math.isqrt(taps // 8) + 1)
+    def _summation(self, block: np.dtype) -> Summation:
+        """How pixels of a dtype are summed: 0 times NaN is not 0."""
+        if self._window is not None and (self._taps is None or block.kind in "biu"):
+            return self._window
+        assert self._taps is not None
+        return self._taps
 
     def workspace_bytes(self, shape: Shape, samples: int, block: np.dtype, out: np.dtype) -> int:
         """Bytes it allocates besides block and output, for an output of `shape`."""
         del block
         itemsize, (kr, kc) = self.accumulator.itemsize, self.kernel.shape
         rows, columns = slab_shape(shape, samples, self.kernel.shape, itemsize)
-        ring = (rows + 2 * (kr - 1)) * (columns + kc - 1) * samples * itemsize
-        sums = rows * columns * samples
-        casting = cast_bytes(sums, columns * samples, self.accumulator, out)
-        return ring + 2 * sums * itemsize + casting + self._shifts.nbytes + SLACK_BYTES
+        ring = (rows + 2 * (kr - 1)) * row_bytes(columns, samples, kc, itemsize)
+        # Once more for groups that are summed apart.
+        sums = 2 * rows * row_bytes(columns, samples, 1, itemsize)
+        values = rows * columns * samples
+        return (
+            ring
+            + sums
+            + cast_bytes(values, columns * samples, self.accumulator, out)
+            + (SLACK_BYTES + self.held_bytes)
+        )
 
     def apply(self, block: np.ndarray, out: np.ndarray, cast: Cast) -> CastCounts:
         """Compute `out` from `block`; see `Engine`."""
         counts, (rows, columns, samples), (kr, kc) = CastCounts(), out.shape, self.kernel.shape
         if out.size == 0:
             return counts
-        down, across = slab_shape((rows, columns), samples, (kr, kc), self.accumulator.itemsize)
-        shifts = self._shifts * np.array([1, samples])
+        itemsize = self.accumulator.itemsize
+        down, across = slab_shape((rows, columns), samples, (kr, kc), itemsize)
+        summation = self._summation(block.dtype)
         for left, right in pieces(columns, across):
-            width = right - left + kc - 1
-            ring = RowRing(down, width * samples, kr - 1, self.accumulator)
-            done = 0
-            for top, bottom in pieces(rows + kr - 1, down):
-                into = ring.add(bottom - top).reshape(bottom - top, width, samples)
-                into[...] = block[top:bottom, left : left + width]
-                if ready := ring.outputs:
-                    sums = self._sums(ring.window(), shifts, (ready, (right - left) * samples))
-                    part = out[done : done + ready, left:right]
-                    counts = counts.plus(cast.store(sums.reshape(part.shape), part))
-                    done += ready
-                    ring.retire()
+            padded = summation.adds or is_narrow((right - left) * samples, itemsize)
+            sums = Sums(out[:, left:right], cast, self.accumulator, down, padded=padded)
+            source = block[:, left : right + kc - 1]
+            for x in windows(source, self.accumulator, down, kr - 1, padded=padded):
+                values = sums.of(len(x) - kr + 1)
+                summation.into(values, x, samples)
+                sums.store(values)
+            counts = counts.plus(sums.counts)
         return counts
-
-    def _sums(self, x: np.ndarray, shifts: np.ndarray, shape: Shape) -> np.ndarray:
-        """Sums for one slab; x and the result 2-D, samples interleaved along the rows."""
-        sums = np.zeros(shape, self.accumulator)
-        group = self._group
-        if group >= self._weights.size:
-            add_taps(x, self._weights, shifts, sums, chained=self._chained)
-            return sums
-        part = np.empty_like(sums)
-        for start, stop in pieces(self._weights.size, group):
-            part.fill(0)
-            add_taps(x, self._weights[start:stop], shifts[start:stop], part, chained=self._chained)
-            with np.errstate(over="ignore", invalid="ignore"):
-                sums += part
-        return sums

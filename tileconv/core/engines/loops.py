@@ -1,4 +1,4 @@
-"""Compiled: a weighted sum of shifted rows, the one loop direct and separable are made of.
+"""Compiled: a weighted sum of shifted rows, for weights that are far between, or complex.
 
 The inner loop runs along a row over slices taken once a tap, eight taps in one pass:
 indexing the two-dimensional array inside it would stop LLVM from vectorising. Taps are

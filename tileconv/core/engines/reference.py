@@ -7,7 +7,8 @@ from itertools import product
 
 import numpy as np
 
-from tileconv.core.engines.slabs import CHAINED_TAPS, SLACK_BYTES, cast_bytes, pieces
+from tileconv.core.engines.slabs import SLACK_BYTES, cast_bytes, pieces
+from tileconv.core.engines.summation import CHAINED_TAPS
 from tileconv.core.grid import Shape
 from tileconv.core.kernels import Kernel
 from tileconv.core.pixels import Cast, CastCounts

@@ -6,21 +6,30 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tileconv.core.engines.loops import add_taps
 from tileconv.core.engines.nonfinite import Reach, is_finite
-from tileconv.core.engines.slabs import SLACK_BYTES, RowRing, cast_bytes, pieces, slab_shape
+from tileconv.core.engines.slabs import (
+    SLACK_BYTES,
+    RowRing,
+    Sums,
+    cast_bytes,
+    is_narrow,
+    padded_width,
+    pieces,
+    row_bytes,
+    slab_shape,
+)
+from tileconv.core.engines.summation import PIECE_TAPS, Summation, Taps, Window
 from tileconv.core.factors import Factors
 from tileconv.core.grid import Shape
 from tileconv.core.kernels import Kernel
-from tileconv.core.pixels import Cast, CastCounts
+from tileconv.core.pixels import Cast, CastCounts, as_rows
 
 
-def _line(weights: np.ndarray, axis: int, stride: int) -> tuple[np.ndarray, np.ndarray]:
-    """Weights and shifts of taps along one axis; those of 0 are left out."""
-    at = np.flatnonzero(weights)
-    shifts = np.zeros((at.size, 2), np.int64)
-    shifts[:, axis] = at * stride
-    return weights[at], shifts
+def _line(weights: np.ndarray) -> Summation:
+    """The sum over a line of weights, 2-D; half the roundings of a direct sum are its own."""
+    if weights.dtype.kind == "c":
+        return Taps(weights, weights != 0, PIECE_TAPS)
+    return Window(weights, weights.size if weights.dtype.kind in "iu" else PIECE_TAPS)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,6 +48,8 @@ class SeparableEngine:
     kernel: Kernel
     factors: Factors
     _reach: Reach | None = field(init=False, repr=False)
+    _along: tuple[Summation, ...] = field(init=False, repr=False)
+    _down: tuple[Summation, ...] = field(init=False, repr=False)
 
     method = "separable"
     lattice: Shape = (1, 1)
@@ -47,6 +58,9 @@ class SeparableEngine:
         floats = self.accumulator.kind in "fc"
         reach = Reach(self.kernel, self.accumulator) if floats else None
         object.__setattr__(self, "_reach", reach)
+        rows, columns = self.factors.rows, self.factors.columns
+        object.__setattr__(self, "_along", tuple(_line(row[None]) for row in rows))
+        object.__setattr__(self, "_down", tuple(_line(column[:, None]) for column in columns))
 
     @property
     def accumulator(self) -> np.dtype:
@@ -57,18 +71,22 @@ class SeparableEngine:
     def held_bytes(self) -> int:
         """Bytes the engine itself holds."""
         reach = self._reach.held_bytes if self._reach else 0
-        return self.factors.rows.nbytes + self.factors.columns.nbytes + reach
+        lines = sum(line.held_bytes for line in (*self._along, *self._down))
+        return self.factors.rows.nbytes + self.factors.columns.nbytes + lines + reach
 
     def workspace_bytes(self, shape: Shape, samples: int, block: np.dtype, out: np.dtype) -> int:
         """Bytes it allocates besides block and output, for an output of `shape`."""
         itemsize, (kr, kc) = self.accumulator.itemsize, self.kernel.shape
         rows, columns = slab_shape(shape, samples, self.kernel.shape, itemsize)
-        sums, wide = rows * columns * samples, (columns + kc - 1) * samples
-        rings = self.factors.terms * (rows + 2 * (kr - 1)) * columns * samples * itemsize
-        total = rings + rows * wide * (2 * itemsize + 1)
-        total += sums * itemsize + cast_bytes(sums, columns * samples, self.accumulator, out)
+        narrow = row_bytes(columns, samples, 1, itemsize)
+        rings = (self.factors.terms * (rows + kr - 1) + kr - 1) * narrow
+        # Twice the sums: groups of products are summed apart.
+        total = rings + rows * row_bytes(columns, samples, kc, itemsize) + 2 * rows * narrow
+        values = rows * columns * samples
+        total += cast_bytes(values, columns * samples, self.accumulator, out)
         if self._reach and block.kind in "fc":
-            total += self._reach.workspace_bytes((rows, columns), samples)
+            # And the mask of what is finite.
+            total += values + self._reach.workspace_bytes((rows, columns), samples)
         return total + SLACK_BYTES
 
     def apply(self, block: np.ndarray, out: np.ndarray, cast: Cast) -> CastCounts:
@@ -76,44 +94,52 @@ class SeparableEngine:
         counts, (rows, columns, samples), (kr, kc) = CastCounts(), out.shape, self.kernel.shape
         if out.size == 0:
             return counts
-        down, across = slab_shape((rows, columns), samples, (kr, kc), self.accumulator.itemsize)
-        along = [_line(row, 1, samples) for row in self.factors.rows]
+        itemsize = self.accumulator.itemsize
+        down, across = slab_shape((rows, columns), samples, (kr, kc), itemsize)
+        adds = len(self._down) > 1 or any(line.adds for line in (*self._along, *self._down))
         for left, right in pieces(columns, across):
-            width, n = right - left + kc - 1, (right - left) * samples
-            source = block[:, left : left + width]
-            rings = [RowRing(down, n, kr - 1, self.accumulator) for _ in along]
-            done, tainted = 0, 0
-            for top, bottom in pieces(rows + kr - 1, down):
-                x, finite = self._rows(source[top:bottom])
-                tainted = tainted if finite else bottom
-                for ring, (weights, shifts) in zip(rings, along, strict=True):
-                    into = ring.add(bottom - top)
-                    into.fill(0)
-                    add_taps(x, weights, shifts, into, chained=False)
-                if ready := rings[0].outputs:
-                    part = out[done : done + ready, left:right]
-                    sums = self._down(rings, (ready, n)).reshape(part.shape)
-                    if self._reach and tainted > done:
-                        window = source[done : done + ready + kr - 1]
-                        self._reach.put_back(window.astype(self.accumulator, copy=False), sums)
-                    counts = counts.plus(cast.store(sums, part))
-                    done += ready
+            padded = adds or is_narrow((right - left) * samples, itemsize)
+            sums = Sums(out[:, left:right], cast, self.accumulator, down, padded=padded)
+            self._apply(block[:, left : right + kc - 1], sums, down, padded=padded)
+            counts = counts.plus(sums.counts)
         return counts
 
-    def _rows(self, source: np.ndarray) -> tuple[np.ndarray, bool]:
+    def _apply(self, source: np.ndarray, sums: Sums, down: int, *, padded: bool) -> None:
+        """One piece of a block, from its `source`."""
+        rows, columns, samples = source.shape
+        kr, kc = self.kernel.shape
+        n = (columns - kc + 1) * samples
+        width = padded_width(n, self.accumulator.itemsize) if padded else n
+        rings = [RowRing(down, width, kr - 1, self.accumulator) for _ in self._along]
+        buffer = np.zeros((down, columns * samples + width - n), self.accumulator)
+        done, tainted = 0, 0
+        for top, bottom in pieces(rows, down):
+            x, finite = self._rows(source[top:bottom], buffer[: bottom - top], padded=padded)
+            tainted = tainted if finite else bottom
+            for ring, line in zip(rings, self._along, strict=True):
+                line.into(ring.add(bottom - top), x, samples)
+            if ready := rings[0].outputs:
+                values = sums.of(ready)
+                for term, (ring, line) in enumerate(zip(rings, self._down, strict=True)):
+                    line.into(values, ring.window(), 1, add=term > 0)
+                    ring.retire()
+                if self._reach and tainted > done:
+                    window = source[done : done + ready + kr - 1]
+                    part = sums.part(values)
+                    self._reach.put_back(window.astype(self.accumulator, copy=False), part)
+                sums.store(values)
+                done += ready
+
+    def _rows(
+        self, source: np.ndarray, buffer: np.ndarray, *, padded: bool
+    ) -> tuple[np.ndarray, bool]:
         """Rows in the accumulation dtype, 2-D, 0 for non-finite ones; whether all were finite."""
-        x = np.empty(source.shape, self.accumulator)
-        x[...] = source
+        straight = None if padded else as_rows(source, self.accumulator)
+        if straight is not None and is_finite(straight):
+            return straight, True
+        x = buffer[:, : source.shape[1] * source.shape[2]]
+        x.reshape(source.shape)[...] = source
         finite = source.dtype.kind in "biu" or is_finite(x)
         if not finite:
             x[~np.isfinite(x)] = 0
-        return x.reshape(x.shape[0], -1), finite
-
-    def _down(self, rings: list[RowRing], shape: Shape) -> np.ndarray:
-        """Sums of all terms down the columns; the rings let go of what is done."""
-        sums = np.zeros(shape, self.accumulator)
-        for ring, column in zip(rings, self.factors.columns, strict=True):
-            weights, shifts = _line(column, 0, 1)
-            add_taps(ring.window(), weights, shifts, sums, chained=False)
-            ring.retire()
-        return sums
+        return buffer, finite

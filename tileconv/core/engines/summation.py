@@ -1,0 +1,161 @@
+"""Weighted sums of rows: by which compiled loop, and in which order, so that the error is small.
+
+A sum of n products, added one after another, may be wrong by n / 2 eps of the sum of their
+magnitudes. So many products are summed in pieces, the pieces in groups, and last the groups.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Protocol
+
+import numpy as np
+
+from tileconv.core.grid import Region, ceil_div
+
+CHAINED_TAPS = 124
+"""Most float products that are added one after another."""
+
+PIECE_TAPS = 60
+"""Products of a piece, and pieces of a group, where there are more: again 120 roundings."""
+
+
+class Summation(Protocol):
+    """Adds up products of weights and pixels. Immutable, and picklable."""
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the weights."""
+
+    @property
+    def adds(self) -> bool:
+        """Whether it adds to its own output, whose rows are then whole blocks.
+
+        See `tileconv.core.engines.registers.correlate`.
+        """
+
+    def into(self, out: np.ndarray, x: np.ndarray, step: int, *, add: bool = False) -> None:
+        """Set ``out[y, i]`` to the sum over the weights of ``w[r, d] * x[y + r, i + step * d]``.
+
+        Parameters
+        ----------
+        out : ndarray, 2-D
+        x : ndarray, 2-D
+            Both in the dtype of the weights, rows contiguous.
+        step : int
+            Elements from one pixel of a row to the next.
+        add : bool
+            Whether to add to `out` instead.
+        """
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Window:
+    """Sums over every weight of a rectangle; by `registers`, the fastest.
+
+    Parameters
+    ----------
+    weights : ndarray, shape (kr, kc)
+        Real. 0 stands for a weight that is skipped only where every pixel is finite.
+    chained : int
+        Most products that are added one after another.
+    """
+
+    weights: np.ndarray
+    chained: int = CHAINED_TAPS
+
+    @property
+    def held_bytes(self) -> int:
+        """See `Summation`."""
+        return self.weights.nbytes
+
+    @property
+    def adds(self) -> bool:
+        """See `Summation`."""
+        return self.weights.size > self.chained
+
+    def into(self, out: np.ndarray, x: np.ndarray, step: int, *, add: bool = False) -> None:
+        """See `Summation`."""
+        from tileconv.core.engines.registers import correlate  # Numba: only where it is used.
+
+        if not self.adds:
+            correlate(x, self.weights, out, step=step, add=add)
+            return
+        pieces = self._pieces()
+        for first in range(0, len(pieces), PIECE_TAPS):
+            target = np.empty_like(out) if first else out
+            adding = add and not first
+            for piece in pieces[first : first + PIECE_TAPS]:
+                rows, columns = piece.slices
+                part = x[rows.start :, step * columns.start :]
+                correlate(part, self.weights[rows, columns], target, step=step, add=adding)
+                adding = True
+            if first:
+                with np.errstate(over="ignore", invalid="ignore"):
+                    out += target
+
+    def _pieces(self) -> list[Region]:
+        """Rectangles of at most `PIECE_TAPS` weights, about square: tall ones share loads."""
+        kr, kc = self.weights.shape
+        # With more than 60 groups of 60 pieces a third level would be needed.
+        most = max(PIECE_TAPS, math.ceil(self.weights.size ** (1 / 3)))
+        down = ceil_div(kr, ceil_div(kr, max(8, most // kc)))
+        across = ceil_div(kc, ceil_div(kc, most // down))
+        return [
+            Region((y, x), (min(y + down, kr), min(x + across, kc)))
+            for y, x in product(range(0, kr, down), range(0, kc, across))
+        ]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Taps:
+    """Sums over single weights, wherever they are: the others are never multiplied.
+
+    Parameters
+    ----------
+    weights : ndarray, shape (kr, kc)
+        Complex ones, too.
+    active : ndarray of bool, shape (kr, kc)
+        Those that count.
+    chained : int
+        Most products that are added one after another.
+    """
+
+    weights: np.ndarray
+    active: np.ndarray
+    chained: int = CHAINED_TAPS
+    _weights: np.ndarray = field(init=False, repr=False)
+    _shifts: np.ndarray = field(init=False, repr=False)
+
+    adds = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_weights", self.weights[self.active])
+        object.__setattr__(self, "_shifts", np.argwhere(self.active).astype(np.int64))
+
+    @property
+    def held_bytes(self) -> int:
+        """See `Summation`."""
+        return self._weights.nbytes + self._shifts.nbytes
+
+    def into(self, out: np.ndarray, x: np.ndarray, step: int, *, add: bool = False) -> None:
+        """See `Summation`."""
+        from tileconv.core.engines.loops import add_taps  # Numba: only where it is used.
+
+        shifts = self._shifts * np.array([1, step])
+        chained = self._weights.size <= self.chained
+        if not add:
+            out.fill(0)
+        # Passes of eight: sums of n / 8 roundings, until there are too many of these as well.
+        group = self._weights.size
+        if not chained and group > 8 * (self.chained - 8):
+            group = 8 * (math.isqrt(group // 8) + 1)
+        for start in range(0, self._weights.size, max(group, 1)):
+            target = np.zeros_like(out) if start else out
+            taps = slice(start, start + group)
+            add_taps(x, self._weights[taps], shifts[taps], target, chained=chained)
+            if start:
+                with np.errstate(over="ignore", invalid="ignore"):
+                    out += target
