@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -129,16 +130,14 @@ class Cast:
             values = values.astype(np.float32)
         if values.dtype not in (np.float32, np.float64):
             return self._saturate_wide(values, out)
-        info, real = np.iinfo(self.dtype), values.dtype.type
-        of = self.dtype.newbyteorder("=").type
-        # One more than the greatest is a power of two, exact in every float; the greatest is not.
-        high = np.nextafter(real(2.0 ** (info.bits - (info.min < 0))), real(0))
+        native = self.dtype.newbyteorder("=")
+        of, (limits, constants) = native.type, _limits(values.dtype, native)
         straight, given = as_rows(out, of), as_rows(values, values.dtype)
         rows = np.empty((len(out), out[:1].size), of) if straight is None else straight
         clipped, nans = saturate(
             np.ascontiguousarray(values).reshape(rows.shape) if given is None else given,
-            (real(info.min), min(high, real(info.max))),
-            (of(info.min), of(info.max), of(self.nan_fill or 0)),
+            limits,
+            (*constants, of(self.nan_fill or 0)),
             rows,
         )
         if straight is None:
@@ -154,6 +153,18 @@ class Cast:
         rounded = np.where(nans, values.dtype.type(self.nan_fill or 0), rounded)
         np.copyto(out, np.clip(rounded, low, high), casting="unsafe")
         return CastCounts(int(np.count_nonzero(clipped)), int(np.count_nonzero(nans)))
+
+
+@lru_cache
+def _limits(real: np.dtype, whole: np.dtype) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
+    """Least and greatest value of `real` in the range of `whole`, and those of `whole`."""
+    info = np.iinfo(whole)
+    # One more than the greatest is a power of two, exact in every float; the greatest is not.
+    high = np.nextafter(real.type(2.0 ** (info.bits - (info.min < 0))), real.type(0))
+    return (
+        (real.type(info.min), min(high, real.type(info.max))),
+        (whole.type(info.min), whole.type(info.max)),
+    )
 
 
 TRUNCATED_BYTES = 64
