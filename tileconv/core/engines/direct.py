@@ -12,6 +12,7 @@ from tileconv.core.engines.slabs import (
     cast_bytes,
     is_narrow,
     pieces,
+    rolling_rows,
     row_bytes,
     slab_shape,
     windows,
@@ -80,12 +81,12 @@ class DirectEngine:
         del block
         itemsize, (kr, kc) = self.accumulator.itemsize, self.kernel.shape
         rows, columns = slab_shape(shape, samples, self.kernel.shape, itemsize)
-        ring = (rows + 2 * (kr - 1)) * row_bytes(columns, samples, kc, itemsize)
+        rolling = rolling_rows(rows, kr - 1) * row_bytes(columns, samples, kc, itemsize)
         # Once more for groups that are summed apart.
         sums = 2 * rows * row_bytes(columns, samples, 1, itemsize)
         values = rows * columns * samples
         return (
-            ring
+            rolling
             + sums
             + cast_bytes(values, columns * samples, self.accumulator, out)
             + (SLACK_BYTES + self.held_bytes)

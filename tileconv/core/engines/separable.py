@@ -9,12 +9,13 @@ import numpy as np
 from tileconv.core.engines.nonfinite import Reach, is_finite
 from tileconv.core.engines.slabs import (
     SLACK_BYTES,
-    RowRing,
+    RollingRows,
     Sums,
     cast_bytes,
     is_narrow,
     padded_width,
     pieces,
+    rolling_rows,
     row_bytes,
     slab_shape,
 )
@@ -36,7 +37,7 @@ def _line(weights: np.ndarray) -> Summation:
 class SeparableEngine:
     """Sums ``columns[t] x rows[t]`` over the terms, rows first.
 
-    Rows are filtered once: those that later outputs need are kept in a ring for each term.
+    Rows are filtered once: those that later outputs need are kept, for each term.
 
     Parameters
     ----------
@@ -79,9 +80,9 @@ class SeparableEngine:
         itemsize, (kr, kc) = self.accumulator.itemsize, self.kernel.shape
         rows, columns = slab_shape(shape, samples, self.kernel.shape, itemsize)
         narrow = row_bytes(columns, samples, 1, itemsize)
-        rings = (self.factors.terms * (rows + kr - 1) + kr - 1) * narrow
+        rolling = self.factors.terms * rolling_rows(rows, kr - 1) * narrow
         # Twice the sums: groups of products are summed apart.
-        total = rings + rows * row_bytes(columns, samples, kc, itemsize) + 2 * rows * narrow
+        total = rolling + rows * row_bytes(columns, samples, kc, itemsize) + 2 * rows * narrow
         values = rows * columns * samples
         total += cast_bytes(values, columns * samples, self.accumulator, out)
         if self._reach and block.kind in "fc":
@@ -110,19 +111,19 @@ class SeparableEngine:
         kr, kc = self.kernel.shape
         n = (columns - kc + 1) * samples
         width = padded_width(n, self.accumulator.itemsize) if padded else n
-        rings = [RowRing(down, width, kr - 1, self.accumulator) for _ in self._along]
+        filtered = [RollingRows(down, width, kr - 1, self.accumulator) for _ in self._along]
         buffer = np.zeros((down, columns * samples + width - n), self.accumulator)
         done, tainted = 0, 0
         for top, bottom in pieces(rows, down):
             x, finite = self._rows(source[top:bottom], buffer[: bottom - top], padded=padded)
             tainted = tainted if finite else bottom
-            for ring, line in zip(rings, self._along, strict=True):
-                line.into(ring.add(bottom - top), x, samples)
-            if ready := rings[0].outputs:
+            for kept, line in zip(filtered, self._along, strict=True):
+                line.into(kept.add(bottom - top), x, samples)
+            if ready := filtered[0].outputs:
                 values = sums.of(ready)
-                for term, (ring, line) in enumerate(zip(rings, self._down, strict=True)):
-                    line.into(values, ring.window(), 1, add=term > 0)
-                    ring.retire()
+                for term, (kept, line) in enumerate(zip(filtered, self._down, strict=True)):
+                    line.into(values, kept.window(), 1, add=term > 0)
+                    kept.retire()
                 if self._reach and tainted > done:
                     window = source[done : done + ready + kr - 1]
                     part = sums.part(values)

@@ -18,7 +18,7 @@ from tileconv.core.pixels import TRUNCATED_BYTES, Cast, CastCounts, as_rows
 ROW_BYTES = 16 << 10
 """Bytes of a slab's row, where the kernel is not wider: a few rows fit the first-level cache."""
 
-SLAB_BYTES = 512 << 10
+SLAB_BYTES = 1024 << 10
 """Bytes of a slab, where the kernel is not taller: less costs more calls, more gained little.
 
 Both measured on a 2-core AMD EPYC x86-64 (32 KiB and 1 MiB of cache a core), 2026-11.
@@ -67,7 +67,7 @@ def is_narrow(values: int, itemsize: int) -> bool:
     return values * itemsize < BLOCK_BYTES
 
 
-class RowRing:
+class RollingRows:
     """Rows that come in at the bottom and leave at the top, the last `halo` of them kept.
 
     Parameters
@@ -83,30 +83,39 @@ class RowRing:
 
     def __init__(self, rows: int, width: int, halo: int, dtype: np.dtype) -> None:
         # Of zeros: what lies beyond the pixels is summed, though never kept.
-        self._rows = np.zeros((rows + halo, width), dtype)
+        self._rows = np.zeros((rolling_rows(rows, halo), width), dtype)
         self._halo = halo
-        self._held = 0
+        self._first = self._end = 0
 
     def add(self, count: int) -> np.ndarray:
         """The next `count` rows, to be filled."""
-        self._held += count
-        return self._rows[self._held - count : self._held]
+        if self._end + count > len(self._rows):
+            held = self._end - self._first
+            self._rows[:held] = self._rows[self._first : self._end]
+            self._first, self._end = 0, held
+        self._end += count
+        return self._rows[self._end - count : self._end]
 
     @property
     def outputs(self) -> int:
         """Output rows that can be computed from what is held."""
-        return max(0, self._held - self._halo)
+        return max(0, self._end - self._first - self._halo)
 
     def window(self) -> np.ndarray:
         """The rows held."""
-        return self._rows[: self._held]
+        return self._rows[self._first : self._end]
 
     def retire(self) -> None:
-        """Let go of the rows no later output needs; numpy copies the others twice on the way."""
-        done = self.outputs
-        if done:
-            self._rows[: self._halo] = self._rows[done : self._held]
-            self._held = self._halo
+        """Let go of the rows no later output needs."""
+        self._first += self.outputs
+
+
+def rolling_rows(rows: int, halo: int) -> int:
+    """Rows in the memory of `RollingRows`: what is kept is moved to its top once in a while.
+
+    With twice the halo nothing moved overlaps where it came from, which numpy would copy first.
+    """
+    return 2 * (rows + halo)
 
 
 def windows(
@@ -137,13 +146,13 @@ def windows(
             yield straight[top : bottom + halo]
         return
     length = columns * samples
-    ring = RowRing(down, length + padded * (BLOCK_BYTES // dtype.itemsize), halo, dtype)
+    rolling = RollingRows(down, length + padded * (BLOCK_BYTES // dtype.itemsize), halo, dtype)
     for top, bottom in pieces(rows, down):
-        into = ring.add(bottom - top)[:, :length]
+        into = rolling.add(bottom - top)[:, :length]
         into.reshape(bottom - top, columns, samples)[...] = source[top:bottom]
-        if ring.outputs:
-            yield ring.window()
-            ring.retire()
+        if rolling.outputs:
+            yield rolling.window()
+            rolling.retire()
 
 
 class Sums:
