@@ -83,16 +83,18 @@ class Window:
         if not self.adds:
             correlate(x, self.weights, out, step=step, add=add)
             return
-        pieces = self._pieces()
+        pieces, spare = self._pieces(), None
         for first in range(0, len(pieces), PIECE_TAPS):
-            target = np.empty_like(out) if first else out
+            if first and spare is None:
+                spare = np.empty_like(out)
+            target = out if spare is None else spare
             adding = add and not first
             for piece in pieces[first : first + PIECE_TAPS]:
                 rows, columns = piece.slices
                 part = x[rows.start :, step * columns.start :]
                 correlate(part, self.weights[rows, columns], target, step=step, add=adding)
                 adding = True
-            if first:
+            if target is not out:
                 with np.errstate(over="ignore", invalid="ignore"):
                     out += target
 
