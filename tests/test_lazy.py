@@ -15,6 +15,7 @@ from scipy import ndimage, signal
 
 from tileconv import lazy
 from tileconv.errors import MethodError
+from tileconv.lazy import inputs
 
 # One more example of each property takes ten milliseconds.
 sweep = settings(deadline=None, max_examples=120)
@@ -431,6 +432,29 @@ def test_chunks_follow_the_input():
     assert lazy.convolve2d(raster, kernel, "full").chunks == ((5, 3, 6), (3, 5, 4))
     assert lazy.convolve2d(raster, kernel, "valid").chunks == ((1, 3, 2), (5, 1))
     assert lazy.convolve2d(raster, kernel, "full").compute().shape == (14, 12)
+
+
+@pytest.mark.parametrize("boundary", ["fill", "wrap", "symm"])
+@pytest.mark.parametrize("mode", ["full", "same", "valid"])
+def test_arrays_whose_insides_are_not_copied(mode, boundary):
+    image = np.random.default_rng(0).normal(size=(67, 131)).astype(np.float32)
+    kernel = np.random.default_rng(1).normal(size=(4, 7)).astype(np.float32)
+    for raster in (image, image[::2, ::3], np.asfortranarray(image), image.astype(">f4")):
+        got = lazy.convolve2d(raster, kernel, mode, boundary).compute()
+        expected = signal.convolve2d(raster, kernel, mode, boundary)
+        np.testing.assert_allclose(got, expected, atol=1e-4)
+        # The same bits as from a file or a dask array, where every window is a copy.
+        pieces = da.from_array(raster.astype(np.float32), chunks=(20, 31))
+        copied = lazy.convolve2d(pieces, kernel, mode, boundary).compute()
+        np.testing.assert_array_equal(got, copied)
+
+
+def test_large_arrays_are_not_hashed(monkeypatch):
+    monkeypatch.setattr(inputs, "HASHED_BYTES", 100)
+    image = np.ones((20, 20))
+    first, second = (lazy.convolve2d(image, np.ones((3, 3))) for _ in range(2))
+    assert first.name != second.name
+    np.testing.assert_array_equal(first - second, 0)
 
 
 def test_names_are_the_same_for_the_same_arguments():

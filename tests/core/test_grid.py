@@ -80,3 +80,13 @@ def test_a_petapixel_grid_is_only_numbers():
     assert last.region.stop == (1 << 25, 1 << 25)
     with pytest.raises(IndexError, match="tile"):
         grid[len(grid)]
+
+
+def test_around_is_what_is_not_inside():
+    outer = Region((2, -3), (9, 11))
+    for inner in (Region((4, 0), (6, 5)), Region((2, -3), (3, 11)), Region((5, 4), (5, 4)), outer):
+        seen = np.zeros((12, 20), int)
+        for part in (inner, *outer.around(inner)):
+            seen[part.shift((0, 5)).slices] += 1
+        assert seen[outer.shift((0, 5)).slices].min() == 1
+        assert seen.sum() == outer.area

@@ -101,6 +101,18 @@ class Region:
         """Whether every pixel of `other` is in this region."""
         return other.area == 0 or self.intersect(other) == other
 
+    def around(self, inner: Region) -> list[Region]:
+        """Disjoint regions that make up what is not in `inner`, which this one contains."""
+        (y0, x0), (y1, x1) = self.start, self.stop
+        (top, left), (bottom, right) = inner.start, inner.stop
+        edges = (
+            Region((y0, x0), (top, x1)),
+            Region((bottom, x0), (y1, x1)),
+            Region((top, x0), (bottom, left)),
+            Region((top, right), (bottom, x1)),
+        )
+        return [edge for edge in edges if edge.area]
+
     def align_out(self, unit: Shape) -> Region:
         """Smallest region around this one whose edges are multiples of `unit`."""
         (y0, x0), (y1, x1), (uy, ux) = self.start, self.stop, unit

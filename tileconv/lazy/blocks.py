@@ -135,17 +135,42 @@ class BlockWork:
 
     def convolve(self, reader: Reader, box: Box) -> np.ndarray:
         """The result's pixels of `box`, from a reader of the input."""
-        y, x = spatial = self.axes.y, self.axes.x
         shape = [band.stop - band.start for band in box]
         result, result_view = self.axes.allocate(shape, self.cast.dtype)
         if result.size == 0:
             return result_view
-        window = self.operation.window(self.axes.region(box))
-        shape[y], shape[x] = window.shape
+        region = self.axes.region(box)
+        inside = self._inside(region)
+        pixels = (
+            reader.pixels(self.axes.box(box, self.operation.window(inside)))
+            if inside.area
+            else None
+        )
+        if pixels is None or pixels.ndim != 2 or self.engine.lattice != (1, 1):
+            self._convolve(reader, box, region, result)
+            return result_view
+        # Where the pixels lie in memory, only the edges are copied.
+        part = inside.within(region).slices
+        self.engine.apply(pixels[..., np.newaxis], result[0][part], self.cast)
+        for edge in region.around(inside):
+            self._convolve(reader, box, edge, result[(slice(None), *edge.within(region).slices)])
+        return result_view
+
+    def _inside(self, region: Region) -> Region:
+        """The outputs of `region` whose windows lie in the raster."""
+        (dy, dx), (kr, kc) = self.operation.offset, self.operation.kernel.shape
+        stop = self.spatial[0] - kr + 1 - dy, self.spatial[1] - kc + 1 - dx
+        return region.intersect(Region((-dy, -dx), stop))
+
+    def _convolve(self, reader: Reader, bands: Box, region: Region, result: np.ndarray) -> None:
+        """Fill `result`, in working order, with the outputs of `region` of a box."""
+        spatial = self.axes.y, self.axes.x
+        window = self.operation.window(region)
+        shape = [band.stop - band.start for band in self.axes.box(bands, window)]
         extended, extended_view = self.axes.allocate(shape, self.block_dtype)
 
         def read(region: Region, into: np.ndarray) -> None:
-            reader.read(self.axes.box(box, region), np.moveaxis(into, (0, 1), spatial))
+            reader.read(self.axes.box(bands, region), np.moveaxis(into, (0, 1), spatial))
 
         read_extended(
             read,
@@ -157,7 +182,6 @@ class BlockWork:
         )
         for block, out in zip(extended, result, strict=True):
             self.engine.apply(block, out, self.cast)
-        return result_view
 
 
 class Reader(Protocol):
@@ -166,12 +190,19 @@ class Reader(Protocol):
     def read(self, box: Box, out: np.ndarray) -> None:
         """Fill `out`, of the box's shape and any strides, with the pixels of `box`."""
 
+    def pixels(self, box: Box) -> np.ndarray | None:
+        """The pixels of `box` where they are, if they are in memory."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ArrayReader:
     """Reads whatever is indexed by slices: numpy and zarr arrays."""
 
     array: Any
+
+    def pixels(self, box: Box) -> np.ndarray | None:
+        """See `Reader`."""
+        return self.array[box] if isinstance(self.array, np.ndarray) else None
 
     def read(self, box: Box, out: np.ndarray) -> None:
         """See `Reader`."""
@@ -267,6 +298,9 @@ class SourceReader:
     """Reads a raster's file; boxes have whole samples."""
 
     source: OpenFile
+
+    def pixels(self, box: Box) -> np.ndarray | None:
+        """See `Reader`."""
 
     def read(self, box: Box, out: np.ndarray) -> None:
         """See `Reader`."""

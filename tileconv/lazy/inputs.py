@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,9 @@ from tileconv.stores.kernel_file import read_kernel
 BLOCK_BYTES = 32 << 20
 """Size of the blocks a file or an array is cut into: large beside a halo, small beside memory."""
 
+HASHED_BYTES = 1 << 20
+"""Largest numpy array whose pixels are hashed, so that the same array gives the same name."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pixels:
@@ -42,7 +46,7 @@ class Pixels:
     array : object or None
         What is indexed by slices: a numpy or zarr array.
     token : str
-        The same for the same pixels.
+        The same for the same pixels; large numpy arrays have another each time.
     """
 
     shape: tuple[int, ...]
@@ -115,7 +119,13 @@ def pixels_of(given: Any) -> Pixels:
         return Pixels(given.shape, given.dtype, given.name, dask=given)
     if not all(hasattr(given, name) for name in ("shape", "dtype", "chunks", "__getitem__")):
         given = np.asarray(given)
-    return Pixels(tuple(given.shape), np.dtype(given.dtype), tokenize(given), array=given)
+    return Pixels(tuple(given.shape), np.dtype(given.dtype), _array_token(given), array=given)
+
+
+def _array_token(array: Any) -> str:
+    """A token of an array: its own each time where to hash it would take longer than to use it."""
+    large = isinstance(array, np.ndarray) and array.nbytes > HASHED_BYTES
+    return uuid.uuid4().hex if large else tokenize(array)
 
 
 def refuse_unknown_chunks(array: da.Array) -> None:

@@ -171,6 +171,9 @@ class ChunkReader:
     layout: Held
     arrays: tuple[np.ndarray, ...]
 
+    def pixels(self, box: Box) -> np.ndarray | None:
+        """See `Reader`."""
+
     def read(self, box: Box, out: np.ndarray) -> None:
         """See `Reader`."""
         rows, columns = box[self.axes.y], box[self.axes.x]
