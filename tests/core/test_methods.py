@@ -14,7 +14,7 @@ from scipy import fft
 from tileconv.core.factors import TRUNCATION, factorise
 from tileconv.core.kernels import Kernel, named_weights
 from tileconv.core.methods import Choice, Method, choose
-from tileconv.core.overlap_save import STEPS, fast_length, plan_cells
+from tileconv.core.overlap_save import STEPS, UNIT, fast_length, plan_cells
 from tileconv.errors import ConfigError, MethodError
 
 F4, F8, U1 = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.uint8)
@@ -145,12 +145,16 @@ def test_fast_lengths_are_scipys(n: int) -> None:
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.tuples(st.integers(1, 300), st.integers(1, 300)), st.sampled_from([F4, F8]))
+@given(
+    st.tuples(st.integers(1, 300), st.integers(1, 300)), st.sampled_from([F4, F8, np.dtype("F")])
+)
 def test_cells_hold_their_windows(shape: tuple[int, int], dtype: np.dtype) -> None:
     cells = plan_cells(shape, dtype)
-    for step, size, k in zip(cells.step, cells.size, shape, strict=True):
+    assert cells.step[1] == cells.width * cells.windows
+    for step, size, k in zip((cells.step[0], cells.width), cells.size, shape, strict=True):
         assert step in STEPS
         assert size >= step + k - 1
+        assert size % UNIT == 0
 
 
 def test_choosing_imports_nothing_heavy() -> None:

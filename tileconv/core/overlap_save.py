@@ -22,24 +22,38 @@ import numpy as np
 from tileconv.core.grid import Shape, ceil_div
 
 STEPS = (64, 128, 256, 512, 1024, 2048)
-"""Lengths a cell may have: powers of two, so that tiles are multiples of it."""
+"""Lengths a window's outputs may have: powers of two, so that tiles are multiples of it."""
+
+UNIT = 16
+"""Transforms have multiples of it: the most elements a processor's vector has."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cells:
-    """Cells of ``step`` outputs, computed by transforms of ``size`` pixels.
+    """Cells of ``step`` outputs, computed by one transform of ``size`` points.
+
+    Real pixels come in pairs of windows, next to each other, as the real and the imaginary
+    part of one transform: a cell is as wide as both.
 
     Parameters
     ----------
     step, size : (int, int)
-        Rows and columns; ``size >= step + k - 1``.
+        Rows and columns; ``size >= step / (1, windows) + k - 1``.
+    windows : int
+        2 for real pixels, 1 for complex ones.
     cost_ns : float
         Estimated time for one output pixel.
     """
 
     step: Shape
     size: Shape
+    windows: int
     cost_ns: float
+
+    @property
+    def width(self) -> int:
+        """Columns of output of one window."""
+        return self.step[1] // self.windows
 
 
 def fast_length(n: int) -> int:
@@ -58,28 +72,34 @@ def fast_length(n: int) -> int:
     return best
 
 
-def transform_ns(pixels: int, itemsize: int) -> float:
-    """Time for one pixel of a window: forward and inverse transform with a ready spectrum.
+def transform_length(n: int) -> int:
+    """Least multiple of `UNIT` not below `n` with no prime factor but 2, 3 and 5."""
+    return UNIT * fast_length(ceil_div(n, UNIT))
 
-    scipy.fft on one core of a 2-core AMD EPYC x86-64, 2026-11: float32 313, 309, 270 and
-    139 Mpx/s for square windows of 256, 512, 1024 and 2048; other dtypes by their bytes.
+
+def transform_ns(points: int, itemsize: int) -> float:
+    """Time for one point: forward and inverse transform with a ready spectrum.
+
+    On one core of a 2-core AMD EPYC x86-64 with 1 MiB of second-level cache, 2026-11.
     """
-    nbytes = pixels * itemsize
-    single = 3.2 if nbytes <= 2 << 20 else 3.7 if nbytes <= 6 << 20 else 7.2
-    return single * itemsize / 4
+    nbytes = 2 * points * itemsize
+    single = 3.6 if nbytes <= 4 << 20 else 4.4 if nbytes <= 8 << 20 else 7.2
+    return single * itemsize / 4 * 0.9
 
 
 @lru_cache(maxsize=256)
 def plan_cells(kernel_shape: Shape, accumulator: np.dtype) -> Cells:
     """The cells that cost least for each output pixel; the smaller ones where two are equal."""
     kr, kc = kernel_shape
+    windows = 1 if accumulator.kind == "c" else 2
+    itemsize = accumulator.itemsize * windows // 2
     best: Cells | None = None
     for rows in STEPS:
         for columns in STEPS:
-            size = fast_length(rows + kr - 1), fast_length(columns + kc - 1)
-            pixels = size[0] * size[1]
-            cost = transform_ns(pixels, accumulator.itemsize) * pixels / (rows * columns)
+            size = transform_length(rows + kr - 1), transform_length(columns + kc - 1)
+            points, outputs = size[0] * size[1], rows * columns * windows
+            cost = transform_ns(points, itemsize) * points / outputs
             if best is None or cost < best.cost_ns:
-                best = Cells((rows, columns), size, cost)
+                best = Cells((rows, columns * windows), size, windows, cost)
     assert best is not None
     return best

@@ -23,7 +23,6 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -31,21 +30,14 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from tileconv.core.compiling import compiled, rows_type
+from tileconv.core.engines.vectors import REGISTERS, VECTOR_BYTES, Rows, Vectors
 
 ROWS = 4
 """Rows of outputs in a block."""
 
-_FEATURES = llvm.get_host_cpu_features()
-VECTOR_BYTES = 64 if _FEATURES.get("avx512f") else 32 if _FEATURES.get("avx") else 16
-"""Bytes of the processor's vectors."""
-
 # 16 sums, 4 vectors of pixels and a weight need 21 registers; AVX2 and SSE have 16 in all.
-_REGISTERS = 32 if VECTOR_BYTES == 64 or _FEATURES.get("neon") else 16
-VECTORS = 4 if _REGISTERS == 32 else 2
+VECTORS = 4 if REGISTERS == 32 else 2
 """Vectors of outputs in a row of a block."""
-
-FUSED = ("contract", "nsz")
-"""LLVM's flags for float32: a product and its addition round once. Never ``reassoc``."""
 
 
 def block_width(dtype: np.dtype) -> int:
@@ -137,23 +129,6 @@ def _block_of(rows: int, vectors: int) -> Callable[..., None]:
 _block, _row, _one = _block_of(ROWS, VECTORS), _block_of(1, VECTORS), _block_of(1, 0)
 
 
-class _Rows:
-    """An array of two axes, rows contiguous, as LLVM sees it."""
-
-    def __init__(self, context: Any, builder: Any, kind: Any, value: Any) -> None:
-        array = context.make_array(kind)(context, builder, value)
-        self._builder = builder
-        self._data = array.data
-        self.shape = cgutils.unpack_tuple(builder, array.shape)
-        size = ir.Constant(self.shape[0].type, kind.dtype.bitwidth // 8)
-        self._stride = builder.sdiv(cgutils.unpack_tuple(builder, array.strides)[0], size)
-
-    def at(self, row: Any, column: Any) -> Any:
-        """Where an element is."""
-        builder = self._builder
-        return builder.gep(self._data, [builder.add(builder.mul(row, self._stride), column)])
-
-
 class _BlockCode:
     """Writes the code of one block.
 
@@ -171,75 +146,69 @@ class _BlockCode:
         self.builder = builder
         x, self.y, self.i, self.step, weights, out, self.adding = arguments
         kinds = signature.args
-        self.x = _Rows(context, builder, kinds[0], x)
-        self.weights = _Rows(context, builder, kinds[4], weights)
-        self.out = _Rows(context, builder, kinds[5], out)
-        self.rows, self.vectors, self.lanes = shape
-        self.number = kinds[5].dtype
-        self.element = context.get_data_type(self.number)
-        self.vector = ir.VectorType(self.element, self.lanes)
-        self.places = [(j, v) for j in range(self.rows) for v in range(self.vectors)]
+        self.x, self.weights, self.out = (
+            Rows(context, builder, kinds[i], array) for i, array in ((0, x), (4, weights), (5, out))
+        )
+        self.rows, self.across, self.lanes = shape
+        number = kinds[5].dtype
+        self.vectors = Vectors(builder, number, self.lanes, fused=number == types.float32)
+        self.places = [(j, v) for j in range(self.rows) for v in range(self.across)]
+        self.sums = {place: self.vectors.variable() for place in self.places}
 
     def generate(self) -> None:
         """The whole block: sums of 0, each row of pixels, the outputs."""
         builder = self.builder
-        zero = ir.Constant(self.vector, None)
-        # Memory by name only: LLVM keeps what nothing points to in registers.
-        self.sums = {place: cgutils.alloca_once(builder, self.vector) for place in self.places}
-        for place in self.places:
-            builder.store(zero, self.sums[place])
         height = self.weights.shape[0]
-        first = self.constant(self.rows - 1)
+        first = self.number(self.rows - 1)
         with cgutils.for_range(builder, builder.add(height, first)) as loop:
             # The outputs j of this row's pixels: 0 <= row - j < height.
-            above = builder.sub(loop.index, builder.sub(height, self.constant(1)))
-            least = self.larger(above, self.constant(0))
+            above = builder.sub(loop.index, builder.sub(height, self.number(1)))
+            least = self.larger(above, self.number(0))
             most = self.smaller(loop.index, first)
             # A body for each range of j, the whole block first.
             for low, high in sorted(self.ranges(), key=lambda pair: pair[0] - pair[1]):
                 hit = builder.and_(
-                    builder.icmp_signed("==", least, self.constant(low)),
-                    builder.icmp_signed("==", most, self.constant(high)),
+                    builder.icmp_signed("==", least, self.number(low)),
+                    builder.icmp_signed("==", most, self.number(high)),
                 )
                 with builder.if_then(hit):
                     self.add_row(loop.index, range(low, high + 1))
         with builder.if_then(self.adding):
-            for place in self.places:
-                before = self.load(self.out, *self.place(place))
-                builder.store(self.plus(before, builder.load(self.sums[place])), self.sums[place])
-        for place in self.places:
-            self.store(builder.load(self.sums[place]), self.out, *self.place(place))
+            for place, sums in self.sums.items():
+                sums.value = self.vectors.load(self.output(place)) + sums.value
+        for place, sums in self.sums.items():
+            self.vectors.store(sums.value, self.output(place))
 
     def add_row(self, row: Any, outputs: range) -> None:
         """Add the products of one row of pixels to the rows of `outputs`."""
-        builder = self.builder
+        builder, vectors = self.builder, self.vectors
         y = builder.add(self.y, row)
         with cgutils.for_range(builder, self.weights.shape[1]) as loop:
             across = builder.add(self.i, builder.mul(loop.index, self.step))
             pixels = [
-                self.load(self.x, y, builder.add(across, self.constant(v * self.lanes)))
-                for v in range(self.vectors)
+                vectors.load(self.x.at(y, builder.add(across, self.number(v * self.lanes))))
+                for v in range(self.across)
             ]
             for j in outputs:
-                weight = self.weights.at(builder.sub(row, self.constant(j)), loop.index)
-                spread = self.spread(builder.load(weight))
+                place = self.weights.at(builder.sub(row, self.number(j)), loop.index)
+                weight = vectors.spread(place)
                 for v, vector in enumerate(pixels):
-                    place = self.sums[j, v]
-                    builder.store(self.plus(builder.load(place), self.times(spread, vector)), place)
+                    sums = self.sums[j, v]
+                    sums.value = sums.value + weight * vector
 
     def ranges(self) -> list[tuple[int, int]]:
         """First and last row of every run of rows of the block."""
         return [(low, high) for low in range(self.rows) for high in range(low, self.rows)]
 
-    def place(self, place: tuple[int, int]) -> tuple[Any, Any]:
-        """Row and column of a vector of outputs."""
+    def output(self, place: tuple[int, int]) -> Any:
+        """Where a vector of outputs belongs."""
         j, v = place
-        return (
-            self.builder.add(self.y, self.constant(j)),
-            self.builder.add(self.i, self.constant(v * self.lanes)),
+        return self.out.at(
+            self.builder.add(self.y, self.number(j)),
+            self.builder.add(self.i, self.number(v * self.lanes)),
         )
 
-    def constant(self, value: int) -> Any:
+    def number(self, value: int) -> Any:
         """A number of rows or elements."""
         return ir.Constant(self.y.type, value)
 
@@ -250,39 +219,3 @@ class _BlockCode:
     def smaller(self, a: Any, b: Any) -> Any:
         """The smaller of two numbers."""
         return self.builder.select(self.builder.icmp_signed("<", a, b), a, b)
-
-    def load(self, array: _Rows, row: Any, column: Any) -> Any:
-        """A vector that begins at an element."""
-        place = self.builder.bitcast(array.at(row, column), self.vector.as_pointer())
-        loaded = self.builder.load(place)
-        loaded.align = self.number.bitwidth // 8
-        return loaded
-
-    def store(self, value: Any, array: _Rows, row: Any, column: Any) -> None:
-        """Put a vector where an element begins."""
-        place = self.builder.bitcast(array.at(row, column), self.vector.as_pointer())
-        self.builder.store(value, place).align = self.number.bitwidth // 8
-
-    def spread(self, value: Any) -> Any:
-        """A vector of one value throughout."""
-        numbers = ir.VectorType(ir.IntType(32), self.lanes)
-        undefined = ir.Constant(self.vector, ir.Undefined)
-        first = self.builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
-        return self.builder.shuffle_vector(first, undefined, ir.Constant(numbers, None))
-
-    def plus(self, a: Any, b: Any) -> Any:
-        """The sum of two vectors."""
-        if not isinstance(self.number, types.Float):
-            return self.builder.add(a, b)
-        return self.builder.fadd(a, b, flags=self.flags)
-
-    def times(self, a: Any, b: Any) -> Any:
-        """The product of two vectors."""
-        if not isinstance(self.number, types.Float):
-            return self.builder.mul(a, b)
-        return self.builder.fmul(a, b, flags=self.flags)
-
-    @property
-    def flags(self) -> tuple[str, ...]:
-        """What LLVM may do with the dtype's sums."""
-        return FUSED if self.number == types.float32 else ()
