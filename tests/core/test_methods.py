@@ -18,6 +18,7 @@ from tileconv.core.overlap_save import STEPS, UNIT, fast_length, plan_cells
 from tileconv.errors import ConfigError, MethodError
 
 F4, F8, U1 = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.uint8)
+C8 = np.dtype(np.complex64)
 RNG = np.random.default_rng(11)
 
 
@@ -145,9 +146,7 @@ def test_fast_lengths_are_scipys(n: int) -> None:
 
 
 @settings(deadline=None, max_examples=40)
-@given(
-    st.tuples(st.integers(1, 300), st.integers(1, 300)), st.sampled_from([F4, F8, np.dtype("F")])
-)
+@given(st.tuples(st.integers(1, 300), st.integers(1, 300)), st.sampled_from([F4, F8, C8]))
 def test_cells_hold_their_windows(shape: tuple[int, int], dtype: np.dtype) -> None:
     cells = plan_cells(shape, dtype)
     assert cells.step[1] == cells.width * cells.windows
