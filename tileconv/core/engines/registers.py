@@ -19,8 +19,10 @@ wherever its block begins: a pixel's value depends on its window alone, to the l
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -30,7 +32,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from tileconv.core.compiling import compiled, rows_type
-from tileconv.core.engines.vectors import REGISTERS, VECTOR_BYTES, Rows, Vectors
+from tileconv.core.engines.vectors import REGISTERS, VECTOR_BYTES, Rows, Vector, Vectors
 
 ROWS = 4
 """Rows of outputs in a block."""
@@ -38,6 +40,10 @@ ROWS = 4
 # 16 sums, 4 vectors of pixels and a weight need 21 registers; AVX2 and SSE have 16 in all.
 VECTORS = 4 if REGISTERS == 32 else 2
 """Vectors of outputs in a row of a block."""
+
+
+SHARED = 2
+"""Weights of a single row whose pixels come from the same loads."""
 
 
 def block_width(dtype: np.dtype) -> int:
@@ -156,45 +162,125 @@ class _BlockCode:
         self.sums = {place: self.vectors.variable() for place in self.places}
 
     def generate(self) -> None:
-        """The whole block: sums of 0, each row of pixels, the outputs."""
+        """The whole block: sums of 0, the products, the outputs."""
         builder = self.builder
-        height = self.weights.shape[0]
-        first = self.number(self.rows - 1)
-        with cgutils.for_range(builder, builder.add(height, first)) as loop:
-            # The outputs j of this row's pixels: 0 <= row - j < height.
-            above = builder.sub(loop.index, builder.sub(height, self.number(1)))
-            least = self.larger(above, self.number(0))
-            most = self.smaller(loop.index, first)
-            # A body for each range of j, the whole block first.
-            for low, high in sorted(self.ranges(), key=lambda pair: pair[0] - pair[1]):
-                hit = builder.and_(
-                    builder.icmp_signed("==", least, self.number(low)),
-                    builder.icmp_signed("==", most, self.number(high)),
-                )
-                with builder.if_then(hit):
-                    self.add_row(loop.index, range(low, high + 1))
+        line = builder.and_(
+            builder.icmp_signed("==", self.weights.shape[0], self.number(1)),
+            builder.icmp_signed("==", self.step, self.number(1)),
+        )
+        with builder.if_else(line) as (then, otherwise):
+            with then:
+                self.add_line()
+            with otherwise:
+                self.add_window()
         with builder.if_then(self.adding):
             for place, sums in self.sums.items():
                 sums.value = self.vectors.load(self.output(place)) + sums.value
         for place, sums in self.sums.items():
             self.vectors.store(sums.value, self.output(place))
 
+    def add_window(self) -> None:
+        """Add the products of every row of pixels, which may serve several of outputs."""
+        builder = self.builder
+        height, beyond = self.weights.shape[0], self.number(self.rows - 1)
+        # Rows of pixels that do not reach every row of outputs: above those that do, and below.
+        above = self.smaller(beyond, height)
+        with cgutils.for_range(builder, self.number(2)) as part:
+            below = builder.icmp_signed("==", part.index, self.number(1))
+            first = builder.select(below, self.larger(height, above), self.number(0))
+            stop = builder.select(below, builder.add(height, beyond), above)
+            with self.counting(first, stop, 1) as row:
+                self.add_edge(row)
+            with builder.if_then(builder.not_(below)), self.counting(beyond, height, 1) as row:
+                self.add_row(row, range(self.rows))
+
+    def add_edge(self, row: Any) -> None:
+        """Add a row of pixels to those rows of outputs that it reaches."""
+        builder = self.builder
+        # The outputs j: 0 <= row - j < height.
+        above = builder.sub(row, builder.sub(self.weights.shape[0], self.number(1)))
+        least = self.larger(above, self.number(0))
+        most = self.smaller(row, self.number(self.rows - 1))
+        for low, high in self.ranges():
+            hit = builder.and_(
+                builder.icmp_signed("==", least, self.number(low)),
+                builder.icmp_signed("==", most, self.number(high)),
+            )
+            with builder.if_then(hit):
+                self.add_row(row, range(low, high + 1))
+
     def add_row(self, row: Any, outputs: range) -> None:
         """Add the products of one row of pixels to the rows of `outputs`."""
-        builder, vectors = self.builder, self.vectors
+        builder = self.builder
         y = builder.add(self.y, row)
-        with cgutils.for_range(builder, self.weights.shape[1]) as loop:
-            across = builder.add(self.i, builder.mul(loop.index, self.step))
-            pixels = [
-                vectors.load(self.x.at(y, builder.add(across, self.number(v * self.lanes))))
-                for v in range(self.across)
-            ]
+        with self.counting(self.number(0), self.weights.shape[1], 1) as column:
+            pixels = self.pixels(y, builder.add(self.i, builder.mul(column, self.step)))
             for j in outputs:
-                place = self.weights.at(builder.sub(row, self.number(j)), loop.index)
-                weight = vectors.spread(place)
-                for v, vector in enumerate(pixels):
-                    sums = self.sums[j, v]
-                    sums.value = sums.value + weight * vector
+                weight = self.weight(builder.sub(row, self.number(j)), column)
+                self.add_products(j, weight, pixels)
+
+    def add_line(self) -> None:
+        """Add the products of a single row of weights.
+
+        No row of pixels serves two of outputs, so it is the loads that are waited for: every
+        second vector is put together from others instead.
+        """
+        builder, width = self.builder, self.weights.shape[1]
+        shared = self.number(SHARED if self.lanes >= SHARED else 1)
+        whole = builder.mul(builder.sdiv(width, shared), shared)
+        for first, stop, group in (
+            (self.number(0), whole, int(shared.constant)),
+            (whole, width, 1),
+        ):
+            with self.counting(first, stop, group) as column:
+                across = builder.add(self.i, column)
+                weights = [
+                    self.weight(self.number(0), builder.add(column, self.number(shift)))
+                    for shift in range(group)
+                ]
+                for j in range(self.rows):
+                    pixels = self.neighbours(builder.add(self.y, self.number(j)), across, group)
+                    for weight, vectors in zip(weights, pixels, strict=True):
+                        self.add_products(j, weight, vectors)
+
+    def neighbours(self, y: Any, x: Any, count: int) -> list[list[Vector]]:
+        """The vectors of a row from ``x``, from ``x + 1``, and so on; loaded nearly once."""
+        loaded = self.pixels(y, x)
+        found = [loaded]
+        if count == 1:
+            return found
+        # No farther than the last is needed: there may be nothing behind it.
+        last = self.lanes * (self.across - 1) + count - 1
+        end = self.vectors.load(self.x.at(y, self.builder.add(x, self.number(last))))
+        for shift in range(1, count):
+            take = list(range(shift, shift + self.lanes))
+            behind = [i if i < self.lanes else i + self.lanes - (count - 1) for i in take]
+            found.append(
+                [self.vectors.shuffle(a, b, take) for a, b in pairwise(loaded)]
+                + [self.vectors.shuffle(loaded[-1], end, behind)]
+            )
+        return found
+
+    def pixels(self, y: Any, x: Any) -> list[Vector]:
+        """The vectors of a row from an element on."""
+        starts = [self.builder.add(x, self.number(v * self.lanes)) for v in range(self.across)]
+        return [self.vectors.load(self.x.at(y, start)) for start in starts]
+
+    def weight(self, row: Any, column: Any) -> Vector:
+        """A vector of one weight throughout."""
+        return self.vectors.spread(self.weights.at(row, column))
+
+    def add_products(self, j: int, weight: Vector, pixels: list[Vector]) -> None:
+        """Add the products of a weight to a row of sums."""
+        for v, vector in enumerate(pixels):
+            sums = self.sums[j, v]
+            sums.value = sums.value + weight * vector
+
+    @contextlib.contextmanager
+    def counting(self, first: Any, stop: Any, step: int) -> Iterator[Any]:
+        """A loop, and its number."""
+        with cgutils.for_range_slice(self.builder, first, stop, self.number(step)) as (index, _):
+            yield index
 
     def ranges(self) -> list[tuple[int, int]]:
         """First and last row of every run of rows of the block."""
