@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from tileconv.core.boundary import read_extended
+from tileconv.core.buffers import ThreadBuffers
 from tileconv.core.grid import Tile
 from tileconv.errors import InputError
 from tileconv.jobs.work import Work
@@ -58,26 +57,6 @@ class TileResult:
         return self.read_s + self.compute_s + self.write_s
 
 
-class _Buffers(threading.local):
-    """A thread's own memory for blocks, taken once and used for tile after tile.
-
-    Blocks of changing size, freed and taken anew, leave the allocator with holes that
-    count as resident; one piece of memory for each thread does not.
-    """
-
-    def __init__(self) -> None:
-        self._memory: dict[str, np.ndarray] = {}
-
-    def take(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        """An array that is this thread's until it takes the same name again."""
-        size = int(np.prod(shape)) * dtype.itemsize
-        memory = self._memory.get(name)
-        if memory is None or memory.nbytes < size:
-            self._memory.pop(name, None)
-            memory = self._memory[name] = np.empty(size, dtype=np.uint8)
-        return memory[:size].view(dtype).reshape(shape)
-
-
 class TileTask:
     """Does one tile, from any number of threads at once.
 
@@ -100,7 +79,7 @@ class TileTask:
         if source.cache is not None:
             source.cache.capacity_bytes = cache_bytes
         self._cache_bytes = cache_bytes
-        self._buffers = _Buffers()
+        self._buffers = ThreadBuffers()
         self._lock = threading.Lock()
         self._decoded_bytes = 0
 

@@ -8,47 +8,45 @@ from typing import Any
 import imagecodecs
 import numpy as np
 
-from tileconv.core.grid import Shape
 
-
-def tile_pixels(block: np.ndarray, tile: Shape, dtype: np.dtype) -> np.ndarray:
-    """A new little-endian tile that begins with `block` and repeats its last row and column.
+def fill_tile(tile: np.ndarray, block: np.ndarray, *, differences: bool = False) -> None:
+    """Make a tile of a block: it begins with it and repeats its last row and column.
 
     Readers drop what lies beyond the raster; repeated pixels take less room than zeros.
 
     Parameters
     ----------
+    tile : ndarray, shape (tile rows, tile columns, samples)
+        Written.
     block : ndarray, shape (rows, columns, samples)
-        At most `tile` in size, at least one pixel.
-    tile : (int, int)
-    dtype : numpy.dtype
-
-    Returns
-    -------
-    ndarray, shape tile + (samples,), C order
+        At most the tile in size, at least one pixel; integers, for differences.
+    differences : bool
+        Whether each pixel of a row but the first becomes its difference to the one before:
+        the TIFF predictor 2, taken on the way.
     """
-    rows, columns, samples = block.shape
-    out = np.empty((*tile, samples), dtype.newbyteorder("<"))
-    out[:rows, :columns] = block
-    out[:rows, columns:] = out[:rows, columns - 1 : columns]
-    out[rows:] = out[rows - 1]
-    return out
+    rows, columns, _ = block.shape
+    part = tile[:rows]
+    if differences:
+        part[:, 0] = block[:, 0]
+        np.subtract(block[:, 1:], block[:, :-1], out=part[:, 1:columns])
+        part[:, columns:] = 0
+    else:
+        part[:, :columns] = block
+        part[:, columns:] = block[:, columns - 1 : columns]
+    tile[rows:] = tile[rows - 1]
 
 
 def encoder(
     compression: str, level: int | None, predictor: int
 ) -> Callable[[np.ndarray], memoryview]:
-    """What turns the pixels of a tile, which it may overwrite, into the bytes to be stored."""
+    """What turns a tile, its differences taken, into the bytes to be stored.
+
+    Without compression these are the tile's own memory.
+    """
     compress = _compressor(compression, level)
-
-    def encode(pixels: np.ndarray) -> memoryview:
-        if predictor == 2:
-            pixels = imagecodecs.delta_encode(pixels, axis=-2, out=pixels)
-        elif predictor == 3:
-            pixels = imagecodecs.floatpred_encode(pixels, axis=-2)
-        return compress(pixels)
-
-    return encode
+    if predictor != 3:
+        return compress
+    return lambda tile: compress(imagecodecs.floatpred_encode(tile, axis=-2))
 
 
 def _compressor(compression: str, level: int | None) -> Callable[[Any], memoryview]:

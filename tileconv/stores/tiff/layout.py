@@ -160,7 +160,7 @@ def _write_bytes(codec: Codec, layout: Layout) -> int:
     The batch and the tile that fills it, a tile of pixels, and what encoding it takes.
     """
     tile_bytes = layout.raster.chunk_bytes
-    # Differences are taken in place, those of floats in a copy.
+    # Differences are taken on the way into the tile, those of floats in a copy.
     pixels = tile_bytes * (2 if predictor(layout.raster.dtype, layout.compression) == 3 else 1)
     working = codec.working_bytes(layout.level, tile_bytes)
     return BATCH_BYTES + codec.bound(tile_bytes) + pixels + working

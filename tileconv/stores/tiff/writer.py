@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tileconv.core.buffers import ThreadBuffers
 from tileconv.core.grid import Region
 from tileconv.errors import StorageError
 from tileconv.stores.disk import make_folder
@@ -28,7 +29,7 @@ from tileconv.stores.sink import (
     unit_name,
     unit_regions,
 )
-from tileconv.stores.tiff.codec import encoder, tile_pixels
+from tileconv.stores.tiff.codec import encoder, fill_tile
 from tileconv.stores.tiff.compression import predictor
 from tileconv.stores.tiff.directory import FileMap
 from tileconv.stores.tiff.layout import BATCH_BYTES, tiff_map
@@ -54,11 +55,9 @@ class TiffWriter:
         self._part, self._name = part, ""
         self._lock = threading.Lock()
         self._closed = False
-        self._encode = encoder(
-            layout.compression,
-            layout.level,
-            predictor(layout.raster.dtype, layout.compression),
-        )
+        self._buffers = ThreadBuffers()
+        self._predictor = predictor(layout.raster.dtype, layout.compression)
+        self._encode = encoder(layout.compression, layout.level, self._predictor)
 
     def __reduce__(self) -> tuple[type[TiffWriter], tuple[Layout, Path]]:
         return TiffWriter, (self.layout, self._parts.absolute())
@@ -69,15 +68,19 @@ class TiffWriter:
             raise ValueError(f"the writer of {self._parts} is closed")
         check_block(self.layout, plane, region, block)
         part = self._own_part()
+        tiles = self._tiles()
         places: list[tuple[int, int]] = []
         batch: list[memoryview] = []
         held = 0
-        for _, tile in unit_regions(self.layout, plane, region):
-            pixels = block[tile.within(region).slices]
-            encoded = self._encode(tile_pixels(pixels, self.layout.unit, self.layout.raster.dtype))
+        for _, place in unit_regions(self.layout, plane, region):
+            # What is not compressed lies there until it is in the file.
+            tile = tiles[len(batch) % len(tiles)]
+            pixels = block[place.within(region).slices]
+            fill_tile(tile, pixels, differences=self._predictor == 2)
+            encoded = self._encode(tile)
             batch.append(encoded)
             held += len(encoded)
-            if held >= BATCH_BYTES:
+            if held + self.layout.raster.chunk_bytes > BATCH_BYTES:
                 places += _append(part, batch)
                 batch, held = [], 0
         places += _append(part, batch)
@@ -86,6 +89,13 @@ class TiffWriter:
     def close(self) -> None:
         """Write no more; nothing is held open."""
         self._closed = True
+
+    def _tiles(self) -> np.ndarray:
+        """Memory of a thread for tiles: one that is compressed, or a batch that is not."""
+        raster, raw = self.layout.raster, self.layout.compression == "none"
+        count = max(1, BATCH_BYTES // raster.chunk_bytes) if raw else 1
+        shape = (count, *self.layout.unit, raster.samples)
+        return self._buffers.take("tiles", shape, raster.dtype.newbyteorder("<"))
 
     def _own_part(self) -> PartFile:
         with self._lock:
