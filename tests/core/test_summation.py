@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tileconv.core.engines.registers import block_width, correlate
-from tileconv.core.engines.summation import CHAINED_TAPS, PIECE_TAPS, Taps, Window
+from tileconv.core.engines.summation import PIECE_TAPS, Taps, Window
+from tileconv.core.pixels import CHAINED_TAPS
 
 DTYPES = [np.dtype(code) for code in "bBhHiIlLfd"]
 

@@ -14,7 +14,7 @@ import numpy as np
 from tileconv.core.factors import MAX_TERMS, Factors, factorise
 from tileconv.core.kernels import Kernel
 from tileconv.core.overlap_save import plan_cells
-from tileconv.core.pixels import EXACT_FLOAT32, error_bound, largest_magnitude
+from tileconv.core.pixels import CHAINED_TAPS, EXACT_FLOAT32, error_bound, largest_magnitude
 from tileconv.errors import ConfigError, MethodError
 
 
@@ -43,12 +43,18 @@ SCIPY = COMPILED | {np.dtype(np.longdouble), np.dtype(np.clongdouble)}
 """Dtypes scipy.signal sums in."""
 
 # Time for one output pixel with sums in float32, fitted to CPU times of 2048 x 2048 outputs
-# with kernels of 3 .. 127 weights a side on one core of a 2-core AMD EPYC x86-64, 2026-11.
-# Other dtypes by their bytes.
-DIRECT_NS, DIRECT_TAP_NS = 0.65, 0.027
-SEPARABLE_NS, SEPARABLE_TAP_NS = 0.8, 0.046
-FFT_NS = 3.5
+# with kernels of 3 .. 255 weights a side on one core of a 2-core AMD EPYC x86-64 (AVX-512),
+# 2026-11. Other dtypes by their bytes; complex products are several.
+DIRECT_NS, DIRECT_TAP_NS = 0.55, 0.0175
+DIRECT_PIECES_TAP_NS = 0.0245
+"""Where there are too many products for one sum."""
+
+SEPARABLE_NS, SEPARABLE_TAP_NS = 0.65, 0.0285
+FFT_NS = 1.1
+"""Besides the transforms: windows are filled, and sums looked at and cast."""
+
 REFERENCE_NS, REFERENCE_TAP_NS = 5.0, 1.0
+COMPLEX = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,16 +238,17 @@ def _named(name: str) -> Method:
 def _cost_ns(method: Method, kernel: Kernel, accumulator: np.dtype) -> float:
     """Estimated time for one output pixel."""
     taps, (kr, kc) = int(np.count_nonzero(kernel.active)), kernel.shape
-    width = accumulator.itemsize / 4 * (2 if accumulator.kind == "c" else 1)
+    width = accumulator.itemsize / 4 * (COMPLEX if accumulator.kind == "c" else 1)
     match method:
         case Method.DIRECT:
-            return (DIRECT_NS + DIRECT_TAP_NS * taps) * width
+            tap_ns = DIRECT_TAP_NS if taps <= CHAINED_TAPS else DIRECT_PIECES_TAP_NS
+            return (DIRECT_NS + tap_ns * taps) * width
         case Method.SEPARABLE:
             factors = _factors(kernel, accumulator)
             terms = factors.terms if factors else MAX_TERMS
             return (SEPARABLE_NS + SEPARABLE_TAP_NS * terms * (kr + kc)) * width
         case Method.FFT:
-            return FFT_NS + plan_cells(kernel.shape, accumulator).cost_ns
+            return FFT_NS * width + plan_cells(kernel.shape, accumulator).cost_ns
         case _:
             return (REFERENCE_NS + REFERENCE_TAP_NS * taps) * width
 
@@ -255,7 +262,7 @@ def _why(method: Method, kernel: Kernel, accumulator: np.dtype, *, equal: bool) 
             products = terms * (rows + columns)
             return f"rank {terms}: {products} products a pixel instead of {rows * columns}"
         case Method.FFT:
-            return f"{rows} x {columns} weights of full rank are cheaper by transforms"
+            return f"{rows} x {columns} weights are cheaper by transforms"
         case _ if equal:
             return "integer results must equal scipy's"
         case _:

@@ -77,14 +77,24 @@ def transform_length(n: int) -> int:
     return UNIT * fast_length(ceil_div(n, UNIT))
 
 
-def transform_ns(points: int, itemsize: int) -> float:
-    """Time for one point: forward and inverse transform with a ready spectrum.
+TRANSFORM_NS = ((4 << 20, 1.75), (8 << 20, 2.1), (24 << 20, 3.5))
+"""Time for a float32 of a window: forward and inverse transform with a ready spectrum, by the
+bytes of the pair of windows; on one core of a 2-core AMD EPYC x86-64 (AVX-512) with 1 MiB of
+cache a core and 32 MiB for both, 2026-11."""
 
-    On one core of a 2-core AMD EPYC x86-64 with 1 MiB of second-level cache, 2026-11.
-    """
-    nbytes = 2 * points * itemsize
-    single = 3.6 if nbytes <= 4 << 20 else 4.4 if nbytes <= 8 << 20 else 7.2
-    return single * itemsize / 4 * 0.9
+SLOWEST_NS = 16.0
+"""For windows larger than any of these."""
+
+LONGEST = 1280
+"""Points of a line, above which windows of any size take what those of 24 MiB do."""
+
+
+def transform_ns(size: Shape, itemsize: int) -> float:
+    """Time for one real number of a pair of windows of `size` points of 2 x `itemsize` bytes."""
+    nbytes = 2 * size[0] * size[1] * itemsize
+    long = 0 if max(size) <= LONGEST else TRANSFORM_NS[-1][0]
+    fitting = (ns for most, ns in TRANSFORM_NS if max(nbytes, long) <= most)
+    return next(fitting, SLOWEST_NS) * itemsize / 4
 
 
 @lru_cache(maxsize=256)
@@ -98,7 +108,7 @@ def plan_cells(kernel_shape: Shape, accumulator: np.dtype) -> Cells:
         for columns in STEPS:
             size = transform_length(rows + kr - 1), transform_length(columns + kc - 1)
             points, outputs = size[0] * size[1], rows * columns * windows
-            cost = transform_ns(points, itemsize) * points / outputs
+            cost = transform_ns(size, itemsize) * 2 * points / outputs
             if best is None or cost < best.cost_ns:
                 best = Cells((rows, columns * windows), size, windows, cost)
     assert best is not None

@@ -294,6 +294,10 @@ ERROR_FACTOR = 64
 """Every method's error is below this many eps times the kernel's gain and the largest pixel."""
 
 
+CHAINED_TAPS = 124
+"""Most float products that can be added one after another within that: half an eps each."""
+
+
 def error_bound(gain: float, max_abs: float, accumulator: np.dtype) -> float:
     """Largest error of a float result: ``64 * eps * gain * max_abs``; 0 for integers.
 

@@ -294,7 +294,7 @@ def _chunk_span(work: Work, axis: int, step: int) -> int:
 # Rough costs of moving pixels, ns a byte, on one core of a 2-core x86-64 machine, 2026-11;
 # they only have to rank tilings of one job.
 _DECODE_NS = 3.0
-_RAW_NS = 0.3
+_RAW_NS = 0.8
 _TILE_NS = 2e6
 
 

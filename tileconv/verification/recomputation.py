@@ -15,12 +15,11 @@ import numpy as np
 
 from tileconv.core.engines.fft import USUAL
 from tileconv.core.engines.slabs import SLACK_BYTES
-from tileconv.core.engines.summation import CHAINED_TAPS
 from tileconv.core.factors import Factors
 from tileconv.core.grid import Shape
 from tileconv.core.kernels import Kernel
 from tileconv.core.overlap_save import fast_length
-from tileconv.core.pixels import Cast, CastCounts
+from tileconv.core.pixels import CHAINED_TAPS, Cast, CastCounts
 
 SIDE, WIDE_SIDE = 256, 512
 """Rows and columns computed at a time, at most; the second for kernels beyond half the first.

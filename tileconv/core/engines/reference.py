@@ -8,10 +8,9 @@ from itertools import product
 import numpy as np
 
 from tileconv.core.engines.slabs import SLACK_BYTES, cast_bytes, pieces
-from tileconv.core.engines.summation import CHAINED_TAPS
 from tileconv.core.grid import Shape
 from tileconv.core.kernels import Kernel
-from tileconv.core.pixels import Cast, CastCounts
+from tileconv.core.pixels import CHAINED_TAPS, Cast, CastCounts
 
 CALL_PRODUCTS = 1 << 28
 """Products of one call: scipy.signal holds the interpreter's lock for about a second then,

@@ -14,9 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from tileconv.core.grid import Region, ceil_div
-
-CHAINED_TAPS = 124
-"""Most float products that are added one after another."""
+from tileconv.core.pixels import CHAINED_TAPS
 
 PIECE_TAPS = 60
 """Products of a piece, and pieces of a group, where there are more: again 120 roundings."""
