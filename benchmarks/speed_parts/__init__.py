@@ -1,0 +1,1 @@
+"""Parts of `speed.py`. What the runner imports here is small: see `processes`."""
