@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tileconv.core.engines.registers import block_width, correlate
-from tileconv.core.engines.summation import PIECE_TAPS, Taps, Window
+from tileconv.core.engines.summation import PIECE_TAPS, Taps, Window, block_width, correlate
 from tileconv.core.pixels import CHAINED_TAPS
 
 DTYPES = [np.dtype(code) for code in "bBhHiIlLfd"]

@@ -1,65 +1,195 @@
-"""How loops are compiled: once for each dtype, kept on disk, without the interpreter's lock."""
+"""How loops are compiled: by Numba, once for each dtype and processor, and then without it.
+
+To import Numba and to have it load what it has compiled takes half a second and 60 MiB, more
+than many a job. But what it makes is machine code that needs nothing of Numba, so that is kept,
+and loaded by LLVM alone: the modules of `tileconv.core.loops` are imported where something has
+to be compiled, and nowhere else.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import hashlib
+import os
+import tempfile
+import threading
 from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numba import from_dtype, njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic
+
+from tileconv.core.processor import this_processor
+
+_FIELDS = (ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_ssize_t] * 2, ctypes.c_void_p)
+"""Numba's array: owner and parent (none here), elements, bytes of one, data; shape and strides
+follow."""
+
+_LOADING = threading.Lock()
 
 
-def compiled(
-    *signatures: Any,
-    fastmath: set[str] | bool = False,
-) -> Callable[[Callable[..., Any]], Any]:
-    """A decorator: Numba's ``njit`` with ``nogil`` and, where a folder can be written, ``cache``.
+class Loop:
+    """A function of `tileconv.core.loops`, compiled for some dtypes; thread-safe.
+
+    It runs without the interpreter's lock. What it is given is not copied, and has to stay.
 
     Parameters
     ----------
-    *signatures : Numba's signatures
-        What to compile for, now; without any, for what it is called with, then.
-    fastmath : set of str or False
-        LLVM's flags, one by one. Never ``reassoc``, which makes a pixel's value depend on
-        where its row begins, nor ``nnan`` and ``ninf``, which lose NaN and infinity.
+    module, name : str
+        Where it is.
+    dtypes : tuple of numpy.dtype
+        Of its first arguments, arrays of two axes with any strides.
+    numbers : int
+        How many whole numbers follow.
+    fused : bool
+        Whether a product and its addition may round once.
     """
-    given = [list(signatures)] if signatures else []
 
-    def decorate(function: Callable[..., Any]) -> Any:
+    def __init__(
+        self, module: str, name: str, dtypes: tuple[np.dtype, ...], numbers: int, *, fused: bool
+    ) -> None:
+        self._dtypes = dtypes
+        symbol, code = _machine_code(module, name, dtypes, numbers, fused=fused)
+        # Where Numba's functions put what they return, here nothing, and what they raise.
+        self._returned = (ctypes.c_void_p * 2)()
+        array = (*_FIELDS, *[ctypes.c_ssize_t] * 4)
+        kinds = [*[ctypes.c_void_p] * 2, *array * len(dtypes), *[ctypes.c_ssize_t] * numbers]
+        prototype = ctypes.CFUNCTYPE(ctypes.c_int, *kinds)
+        # The engine owns the code.
+        self._engine, address = _loaded(symbol, code)
+        self._function = prototype(address)
+
+    def __call__(self, *arguments: Any) -> None:
+        """Run it.
+
+        Raises
+        ------
+        TypeError
+            An array has another dtype or number of axes than the loop was compiled for.
+        """
+        place = ctypes.addressof(self._returned)
+        flat = [place, place + ctypes.sizeof(ctypes.c_void_p)]
+        count = len(self._dtypes)
+        for array, dtype in zip(arguments[:count], self._dtypes, strict=True):
+            if array.dtype != dtype or array.ndim != 2:
+                raise TypeError(f"an array of {array.ndim} axes of {array.dtype}, not 2 of {dtype}")
+            data = array.__array_interface__["data"][0]
+            flat += (0, 0, array.size, array.itemsize, data, *array.shape, *array.strides)
+        status = self._function(*flat, *arguments[count:])
+        if status:
+            raise RuntimeError(f"a compiled loop failed with status {status}")
+
+
+@cache
+def loop(
+    module: str, name: str, dtypes: tuple[np.dtype, ...], numbers: int = 0, *, fused: bool = False
+) -> Loop:
+    """The `Loop` of these arguments, compiled or loaded when it is first asked for."""
+    return Loop(f"tileconv.core.loops.{module}", name, dtypes, numbers, fused=fused)
+
+
+def compiled(function: Callable[..., Any]) -> Any:
+    """A decorator for what few runs need: Numba's ``njit``, with Numba's own cache."""
+    from numba import njit
+
+    try:
+        return njit(nogil=True, cache=True)(function)
+    except RuntimeError:  # Numba found no folder to keep compiled code in.
+        return njit(nogil=True)(function)
+
+
+def cache_folder() -> Path:
+    """Where machine code is kept: ``$TILECONV_CACHE_DIR``, or the user's folder for caches."""
+    if named := os.environ.get("TILECONV_CACHE_DIR"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tileconv"
+
+
+def _machine_code(
+    module: str, name: str, dtypes: tuple[np.dtype, ...], numbers: int, *, fused: bool
+) -> tuple[str, bytes]:
+    """Name and object code of a loop: from the cache, or compiled and kept there."""
+    signature = f"{','.join(dtype.str for dtype in dtypes)};{numbers};{fused}"
+    key = hashlib.sha256(f"{_state()};{module};{name};{signature}".encode()).hexdigest()
+    path = cache_folder() / f"{name.strip('_')}-{key[:32]}.o"
+    with contextlib.suppress(OSError):
+        kept = path.read_bytes()
+        digest, content = kept[:32], kept[32:]
+        if hashlib.sha256(content).digest() == digest:
+            symbol, _, code = content.partition(b"\0")
+            return symbol.decode(), code
+    with _LOADING:
+        made, code = _compile(module, name, dtypes, numbers, fused=fused)
+    _keep(path, b"\0".join((made.encode(), code)))
+    return made, code
+
+
+@cache
+def _state() -> str:
+    """Whatever decides what a loop is compiled to."""
+    import llvmlite
+
+    digest = hashlib.sha256()
+    for path in (Path(__file__), *sorted((Path(__file__).parent / "loops").glob("*.py"))):
+        digest.update(path.read_bytes())
+    return f"{digest.hexdigest()};{llvmlite.__version__};{this_processor()}"
+
+
+def _compile(
+    module: str, name: str, dtypes: tuple[np.dtype, ...], numbers: int, *, fused: bool
+) -> tuple[str, bytes]:
+    """The same, by Numba."""
+    from numba import from_dtype, njit, types
+
+    arrays = [types.Array(from_dtype(dtype), 2, "A") for dtype in dtypes]
+    signature = types.void(*arrays, *[types.intp] * numbers)
+    dispatcher = njit(
+        signature,
+        no_cpython_wrapper=True,
+        no_cfunc_wrapper=True,
+        error_model="numpy",  # nothing is raised, which would need the interpreter
+        # Never reassoc, which makes a pixel's value depend on where its row begins, nor nnan
+        # and ninf, which lose NaN and infinity.
+        fastmath={"contract", "nsz"} if fused else False,
+    )(getattr(import_module(module), name))
+    (made,) = dispatcher.overloads.values()
+    _, _, (code, _) = made.library.serialize_using_object_code()
+    return made.fndesc.llvm_func_name, code
+
+
+def _keep(path: Path, content: bytes) -> None:
+    """Put compiled code into the cache, whole or not at all; where that fails it is made anew."""
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle, part = tempfile.mkstemp(dir=path.parent)
         try:
-            return njit(*given, nogil=True, cache=True, fastmath=fastmath)(function)
-        except RuntimeError:  # Numba found no folder to keep compiled code in.
-            return njit(*given, nogil=True, fastmath=fastmath)(function)
-
-    return decorate
-
-
-def rows_type(dtype: np.dtype, *, written: bool = False) -> Any:
-    """Numba's type of an array of two axes with contiguous rows: one to compile for.
-
-    Numba takes rows for strided unless the whole array is contiguous; see `contiguous_row`.
-    """
-    return types.Array(from_dtype(dtype), 2, "A", readonly=not written)
+            with os.fdopen(handle, "wb") as file:
+                file.write(hashlib.sha256(content).digest() + content)
+            Path(part).replace(path)
+        except OSError:
+            Path(part).unlink()
+            raise
 
 
-@intrinsic
-def contiguous_row(context, array, y):  # type: ignore[no-untyped-def]
-    """Row `y` of an array of two axes as an array that is contiguous, so that LLVM sees it."""
-    del context
-    row = types.Array(array.dtype, 1, "C", readonly=not array.mutable)
+def _loaded(symbol: str, code: bytes) -> tuple[Any, int]:
+    """The engine that holds some object code, and the address of its function."""
+    import llvmlite.binding as llvm
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        whole = context.make_array(signature.args[0])(context, builder, arguments[0])
-        _, length = cgutils.unpack_tuple(builder, whole.shape)
-        down, _ = cgutils.unpack_tuple(builder, whole.strides)
-        place = cgutils.pointer_add(builder, whole.data, builder.mul(arguments[1], down))
-        made = context.make_array(signature.return_type)(context, builder)
-        size = context.get_constant(types.intp, array.dtype.bitwidth // 8)
-        context.populate_array(
-            made, data=place, shape=[length], strides=[size], itemsize=size, meminfo=None
-        )
-        return made._getvalue()  # noqa: SLF001 - Numba's own way
+    with _LOADING:
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+        # Called for arrays that have an owner, which ours do not; Numba's own if it is there.
+        if llvm.address_of_symbol(_OWNER_LEAVES) is None:
+            never = ctypes.cast(ctypes.CDLL(None).abort, ctypes.c_void_p).value
+            llvm.add_symbol(_OWNER_LEAVES, never)
+        machine = llvm.Target.from_default_triple().create_target_machine()
+        engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+        engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+        engine.finalize_object()
+        return engine, engine.get_function_address(symbol)
 
-    return row(array, y), generate
+
+_OWNER_LEAVES = "NRT_MemInfo_call_dtor"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -124,25 +124,24 @@ class Cast:
         return CastCounts(clipped=int(np.count_nonzero(clipped != values)))
 
     def _saturate(self, values: np.ndarray, out: np.ndarray) -> CastCounts:
-        from tileconv.core.cast_loops import saturate  # Numba: only where it is used.
+        from tileconv.core.compiling import loop  # LLVM: only where it is used.
 
         if values.dtype == np.float16:
             values = values.astype(np.float32)
         if values.dtype not in (np.float32, np.float64):
             return self._saturate_wide(values, out)
         native = self.dtype.newbyteorder("=")
-        of, (limits, constants) = native.type, _limits(values.dtype, native)
-        straight, given = as_rows(out, of), as_rows(values, values.dtype)
-        rows = np.empty((len(out), out[:1].size), of) if straight is None else straight
-        clipped, nans = saturate(
-            np.ascontiguousarray(values).reshape(rows.shape) if given is None else given,
-            limits,
-            (*constants, of(self.nan_fill or 0)),
-            rows,
-        )
+        limits, constants = _limits(values.dtype, native, self.nan_fill or 0)
+        straight, given = as_rows(out, native), as_rows(values, values.dtype)
+        rows = np.empty((len(out), out[:1].size), native) if straight is None else straight
+        if given is None:
+            given = np.ascontiguousarray(values).reshape(rows.shape)
+        counts = np.empty((1, 2), np.int64)
+        dtypes = values.dtype, values.dtype, native, native, counts.dtype
+        loop("casts", "saturate", dtypes)(given, limits, constants, rows, counts)
         if straight is None:
             out[...] = rows.reshape(out.shape)
-        return CastCounts(clipped, nans)
+        return CastCounts(*counts[0].tolist())
 
     def _saturate_wide(self, values: np.ndarray, out: np.ndarray) -> CastCounts:
         """The same for floats wider than Numba knows, which hold every integer of `dtype`."""
@@ -156,14 +155,14 @@ class Cast:
 
 
 @lru_cache
-def _limits(real: np.dtype, whole: np.dtype) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
-    """Least and greatest value of `real` in the range of `whole`, and those of `whole`."""
+def _limits(real: np.dtype, whole: np.dtype, nan_fill: float) -> tuple[np.ndarray, np.ndarray]:
+    """Limits and constants of `tileconv.core.loops.casts.saturate`."""
     info = np.iinfo(whole)
     # One more than the greatest is a power of two, exact in every float; the greatest is not.
     high = np.nextafter(real.type(2.0 ** (info.bits - (info.min < 0))), real.type(0))
     return (
-        (real.type(info.min), min(high, real.type(info.max))),
-        (whole.type(info.min), whole.type(info.max)),
+        np.array([[info.min, min(high, real.type(info.max))]], real),
+        np.array([[info.min, info.max, int(nan_fill)]], whole),
     )
 
 

@@ -168,7 +168,7 @@ def _make_zoneplate(strip: _Strip, levels: np.ndarray) -> None:
     _rings(np.array(down, np.int64), start, cycle, step, bits, _cosine(), levels[:, :, 0])
 
 
-@compiled()
+@compiled
 def _rings(  # noqa: PLR0913, PLR0917 - Numba passes arguments by position
     down: np.ndarray,
     start: int,

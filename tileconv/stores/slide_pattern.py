@@ -42,7 +42,7 @@ _i32: Any = np.int32
 _u32: Any = np.uint32
 
 
-@compiled()
+@compiled
 def _hash(seed: int, y: int, x: int) -> int:
     """31 bits that differ for every lattice point; int64 arithmetic that wraps."""
     h = seed * 0x5851F42D4C957F2D + y * -0x61C8864680B583EB + x * -0x3D4D51C2D82B14B1
@@ -53,19 +53,19 @@ def _hash(seed: int, y: int, x: int) -> int:
     return (h >> 33) & 0x7FFFFFFF
 
 
-@compiled()
+@compiled
 def _clip(value: Any, low: Any, high: Any) -> Any:
     """`value` within ``low .. high``, all int32."""
     return min(max(value, low), high)
 
 
-@compiled()
+@compiled
 def _scaled(a: Any, b: Any, bits: int) -> Any:
     """``(a * b) >> bits`` in int32."""
     return _i32(_i32(a * b) >> bits)
 
 
-@compiled()
+@compiled
 def _noise(seed: int, y: int, x: int, size: int) -> Any:
     """Value noise in -2040 .. 2040 with smooth cells of `size` pixels, at one point."""
     iy, ix = y // size, x // size
@@ -80,7 +80,7 @@ def _noise(seed: int, y: int, x: int, size: int) -> Any:
 _BEND_MAX = 896
 
 
-@compiled()
+@compiled
 def _bend(seed: int, at: int) -> int:
     """How far the texture is moved at a place along the other axis; its slope stays below 1."""
     total = 0
@@ -95,7 +95,7 @@ def _bend(seed: int, at: int) -> int:
     return total
 
 
-@compiled()
+@compiled
 def _glands(seed: int, y: int, x: int, size: int) -> tuple[int, int]:
     """What varies from region to region, and a field that is high in lumina and around them."""
     region = _noise(seed + 4, y, x, size // 7 + 200)
@@ -103,7 +103,7 @@ def _glands(seed: int, y: int, x: int, size: int) -> tuple[int, int]:
     return region, _noise(seed + 5, y, x, 430) + _noise(seed + 6, y, x, 140) // 4 + region // 3
 
 
-@compiled()
+@compiled
 def _crowding(seed: int, y: int, x: int, size: int) -> Any:
     """How many of 512 cells have a nucleus, at one point."""
     region, gland = _glands(seed, y, x, size)
@@ -111,7 +111,7 @@ def _crowding(seed: int, y: int, x: int, size: int) -> Any:
     return 90 + (_noise(seed + 8, y, x, 500) - region) // 16 + lining // 3
 
 
-@compiled()
+@compiled
 def _fields(seed: int, y: int, left: int, height: int, width: int, out: np.ndarray) -> None:
     """Coarse fields on one row of the lattice, from lattice column `left` on.
 
@@ -134,7 +134,7 @@ def _fields(seed: int, y: int, left: int, height: int, width: int, out: np.ndarr
         out[_PINK, i] = 128 + (region + fine) // 70 + _noise(seed + 7, y, x, 900) // 50
 
 
-@compiled()
+@compiled
 def _spread(top: np.ndarray, low: np.ndarray, y: int, x0: int, out: np.ndarray) -> None:
     """One pixel row of a field, between two rows of its lattice."""
     down = y & (LATTICE - 1)
@@ -154,7 +154,7 @@ def _spread(top: np.ndarray, low: np.ndarray, y: int, x0: int, out: np.ndarray) 
         i += n
 
 
-@compiled()
+@compiled
 def _strand(seed: int, y: int, column: int, high: int) -> Any:
     """Noise in 0 .. 255 along one lattice column, in cells ``2**high`` pixels high."""
     row, t = y >> high, ((y & ((1 << high) - 1)) << 8) >> high
@@ -162,7 +162,7 @@ def _strand(seed: int, y: int, column: int, high: int) -> Any:
     return a + (((b - a) * t) >> 8)
 
 
-@compiled()
+@compiled
 def _fibres(  # noqa: PLR0913, PLR0917 - Numba passes arguments by position
     seed: int, y: int, x0: int, bits: int, high: int, bends: np.ndarray, out: np.ndarray
 ) -> None:
@@ -185,7 +185,7 @@ def _fibres(  # noqa: PLR0913, PLR0917 - Numba passes arguments by position
         i += n
 
 
-@compiled()
+@compiled
 def _place(  # noqa: PLR0913, PLR0917 - Numba passes arguments by position
     seed: int, row: int, column: int, bits: int, bend: int, size: int, cell: np.ndarray
 ) -> None:
@@ -207,7 +207,7 @@ def _place(  # noqa: PLR0913, PLR0917 - Numba passes arguments by position
         cell[5] = 130 + ((h >> 5) & 63)
 
 
-@compiled()
+@compiled
 def _nuclei(  # noqa: PLR0913, PLR0917 - Numba passes arguments by position
     seed: int, y: int, x0: int, bits: int, size: int, cells: np.ndarray, out: np.ndarray
 ) -> None:
@@ -237,7 +237,7 @@ def _nuclei(  # noqa: PLR0913, PLR0917 - Numba passes arguments by position
             )
 
 
-@compiled()
+@compiled
 def _columns(seed: int, x0: int, columns: int, bits: int) -> np.ndarray:
     """A cell for each column of cells that the window can cross: no row yet, and its bend."""
     first = x0 >> bits
@@ -251,7 +251,7 @@ def _columns(seed: int, x0: int, columns: int, bits: int) -> np.ndarray:
     return cells
 
 
-@compiled()
+@compiled
 def _ellipse(first: int, rest: int, rx: int, dark: int, out: np.ndarray) -> None:
     """One pixel row of a nucleus: pale inside, dark at the membrane, a soft rim."""
     scale, full = _i32((256 << 12) // (rx * rx)), _i32(dark + 50)
@@ -263,7 +263,7 @@ def _ellipse(first: int, rest: int, rx: int, dark: int, out: np.ndarray) -> None
         out[i] = max(out[i], shade)
 
 
-@compiled()
+@compiled
 def _stain(lines: np.ndarray, eosin: np.ndarray, haematoxylin: np.ndarray) -> None:
     """Stains of one row, in 0 .. about 400, from its outline, lumen, pink, fibres and nuclei."""
     outline, lumen, pink, fibres, nuclei = lines[0], lines[1], lines[2], lines[3], lines[4]
@@ -278,7 +278,7 @@ def _stain(lines: np.ndarray, eosin: np.ndarray, haematoxylin: np.ndarray) -> No
         haematoxylin[i] = _scaled(tissue, dark, 8)
 
 
-@compiled()
+@compiled
 def _expose(
     eosin: np.ndarray,
     haematoxylin: np.ndarray,
@@ -306,7 +306,7 @@ def _expose(
         out[i] = _clip(light, _i32(0), _i32(4095))
 
 
-@compiled()
+@compiled
 def slide_levels(  # noqa: PLR0913, PLR0917 - Numba passes arguments by position
     y0: int, x0: int, height: int, width: int, seed: int, stains: np.ndarray, out: np.ndarray
 ) -> None:

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tileconv.core.engines.nonfinite import Reach
 from tileconv.core.engines.slabs import SLACK_BYTES, cast_bytes, pieces
+from tileconv.core.engines.transforms import Transform
 from tileconv.core.factors import effective_weights
 from tileconv.core.grid import Shape
 from tileconv.core.kernels import Kernel
 from tileconv.core.overlap_save import UNIT, plan_cells
 from tileconv.core.pixels import Cast, CastCounts
-
-if TYPE_CHECKING:
-    from tileconv.core.engines.transforms import Transform
 
 USUAL = {4: 1e15, 8: 1e150}
 """Largest magnitude that is taken for a measurement, by bytes of the real dtype: what lies
@@ -71,8 +68,6 @@ class FftEngine:
     @cached_property
     def _transform(self) -> Transform:
         """Convolution with the kernel; compiled, or loaded, when it is first used."""
-        from tileconv.core.engines.transforms import Transform
-
         # Of a correlation: the conjugate's conjugate. In double, then rounded once.
         weights = effective_weights(self.kernel, self.accumulator).conj().astype(np.complex128)
         return Transform(np.fft.fft2(weights, self._cells.size).conj(), self._real)

@@ -13,11 +13,44 @@ from typing import Protocol
 
 import numpy as np
 
+from tileconv.core.compiling import loop
 from tileconv.core.grid import Region, ceil_div
 from tileconv.core.pixels import CHAINED_TAPS
+from tileconv.core.processor import this_processor, vectors_in_block
 
 PIECE_TAPS = 60
 """Products of a piece, and pieces of a group, where there are more: again 120 roundings."""
+
+
+def block_width(dtype: np.dtype) -> int:
+    """Outputs in a row of a block of `correlate`."""
+    return vectors_in_block() * this_processor().vector_bytes // dtype.itemsize
+
+
+def correlate(
+    x: np.ndarray, weights: np.ndarray, out: np.ndarray, *, step: int = 1, add: bool = False
+) -> None:
+    """Set ``out[y, i]`` to ``sum over r, d of weights[r, d] * x[y + r, i + step * d]``.
+
+    See `tileconv.core.loops.registers` for how.
+
+    Parameters
+    ----------
+    x : ndarray, shape (rows + kr - 1, at least width + step * (kc - 1))
+        Rows contiguous.
+    weights : ndarray, shape (kr, kc)
+        Rows contiguous, in the dtype of `x` and `out`: float32, float64 or an integer, which
+        wraps. float64 products are rounded before they are added, as scipy.ndimage does.
+    out : ndarray, shape (rows, width)
+        Rows contiguous; a width below `block_width` is slow.
+    step : int
+        Elements from one pixel of a row to the next: samples are interleaved.
+    add : bool
+        Whether to add to what `out` holds, which takes a width in whole blocks.
+    """
+    width = block_width(out.dtype)
+    assert not add or out.shape[1] % width == 0
+    loop("registers", "correlate", (out.dtype,) * 3, 3)(x, weights, out, step, add, width)
 
 
 class Summation(Protocol):
@@ -31,7 +64,7 @@ class Summation(Protocol):
     def adds(self) -> bool:
         """Whether it adds to its own output, whose rows are then whole blocks.
 
-        See `tileconv.core.engines.registers.correlate`.
+        See `correlate`.
         """
 
     def into(self, out: np.ndarray, x: np.ndarray, step: int, *, add: bool = False) -> None:
@@ -51,7 +84,7 @@ class Summation(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Window:
-    """Sums over every weight of a rectangle; by `registers`, the fastest.
+    """Sums over every weight of a rectangle; by `correlate`, the fastest.
 
     Parameters
     ----------
@@ -76,8 +109,6 @@ class Window:
 
     def into(self, out: np.ndarray, x: np.ndarray, step: int, *, add: bool = False) -> None:
         """See `Summation`."""
-        from tileconv.core.engines.registers import correlate  # Numba: only where it is used.
-
         if not self.adds:
             correlate(x, self.weights, out, step=step, add=add)
             return
@@ -142,10 +173,11 @@ class Taps:
 
     def into(self, out: np.ndarray, x: np.ndarray, step: int, *, add: bool = False) -> None:
         """See `Summation`."""
-        from tileconv.core.engines.loops import add_taps  # Numba: only where it is used.
-
         shifts = self._shifts * np.array([1, step])
         chained = self._weights.size <= self.chained
+        dtypes = x.dtype, x.dtype, shifts.dtype, x.dtype
+        # float64 sums are scipy.ndimage's to the last bit.
+        add_taps = loop("taps", "add_taps", dtypes, 1, fused=x.dtype == np.float32)
         if not add:
             out.fill(0)
         # Passes of eight: sums of n / 8 roundings, until there are too many of these as well.
@@ -155,7 +187,7 @@ class Taps:
         for start in range(0, self._weights.size, max(group, 1)):
             target = np.zeros_like(out) if start else out
             taps = slice(start, start + group)
-            add_taps(x, self._weights[taps], shifts[taps], target, chained=chained)
+            add_taps(x, self._weights[None, taps], shifts[taps], target, chained)
             if start:
                 with np.errstate(over="ignore", invalid="ignore"):
                     out += target

@@ -14,18 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.extending import intrinsic
 
-_FEATURES = llvm.get_host_cpu_features()
-VECTOR_BYTES = 64 if _FEATURES.get("avx512f") else 32 if _FEATURES.get("avx") else 16
-"""Bytes of the processor's vectors."""
-
-REGISTERS = 32 if VECTOR_BYTES == 64 or _FEATURES.get("neon") else 16
-"""Vectors the processor holds."""
+from tileconv.core.processor import this_processor
 
 FUSED = ("contract", "nsz")
 """LLVM's flags where a product and its addition may round once. Never ``reassoc``."""
@@ -33,7 +28,7 @@ FUSED = ("contract", "nsz")
 
 def lanes_of(dtype: np.dtype) -> int:
     """Elements of a vector."""
-    return VECTOR_BYTES // dtype.itemsize
+    return this_processor().vector_bytes // dtype.itemsize
 
 
 class Vectors:
@@ -156,3 +151,24 @@ class Rows:
         """Where an element is."""
         builder = self._builder
         return builder.gep(self._data, [builder.add(builder.mul(row, self._stride), column)])
+
+
+@intrinsic
+def contiguous_row(context, array, y):  # type: ignore[no-untyped-def]
+    """Row `y` of an array of two axes as an array that is contiguous, so that LLVM sees it."""
+    del context
+    row = types.Array(array.dtype, 1, "C")
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        whole = context.make_array(signature.args[0])(context, builder, arguments[0])
+        _, length = cgutils.unpack_tuple(builder, whole.shape)
+        down, _ = cgutils.unpack_tuple(builder, whole.strides)
+        place = cgutils.pointer_add(builder, whole.data, builder.mul(arguments[1], down))
+        made = context.make_array(signature.return_type)(context, builder)
+        size = context.get_constant(types.intp, array.dtype.bitwidth // 8)
+        context.populate_array(
+            made, data=place, shape=[length], strides=[size], itemsize=size, meminfo=None
+        )
+        return made._getvalue()  # noqa: SLF001 - Numba's own way
+
+    return row(array, y), generate

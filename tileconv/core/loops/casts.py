@@ -1,14 +1,10 @@
-"""Compiled: sums into integers, rounded, clipped and counted in one pass."""
+"""Sums into integers: rounded, clipped and counted in one pass."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
-
 import numpy as np
-from numba import from_dtype, types
 
-from tileconv.core.compiling import compiled, contiguous_row, rows_type
+from tileconv.core.loops.vectors import contiguous_row
 
 _RUN = 4096
 """Values that are looked at again when one of them was clipped."""
@@ -16,56 +12,27 @@ _RUN = 4096
 
 def saturate(
     values: np.ndarray,
-    limits: tuple[float, float],
-    constants: tuple[int, int, int],
+    limits: np.ndarray,
+    constants: np.ndarray,
     out: np.ndarray,
-) -> tuple[int, int]:
+    counts: np.ndarray,
+) -> None:
     """Round `values` half to even into `out`, clipped to its range.
 
     Parameters
     ----------
-    values : ndarray of float32 or float64, 2-D
+    values : ndarray of float32 or float64
         Rows contiguous.
-    limits : (float, float)
+    limits : ndarray, shape (1, 2)
         Least and greatest value of `values`' dtype that are in the range of `out`'s.
-    constants : (int, int, int)
+    constants : ndarray, shape (1, 3)
         Least and greatest value and what NaN becomes, in `out`'s dtype.
-    out : ndarray of integers, 2-D
+    out : ndarray of integers
         Rows contiguous.
-
-    Returns
-    -------
-    (int, int)
+    counts : ndarray of int64, shape (1, 2)
         How many were clipped, and how many were NaN.
     """
-    clipped, nans = _loops(values.dtype, out.dtype)(values, limits, constants, out)
-    return int(clipped), int(nans)
-
-
-@cache
-def _loops(real: np.dtype, whole: np.dtype) -> Callable[..., tuple[int, int]]:
-    """`_saturate`, compiled for two dtypes, or loaded."""
-    limit, constant = from_dtype(real), from_dtype(whole)
-    loops: Callable[..., tuple[int, int]] = compiled(
-        types.UniTuple(types.int64, 2)(
-            rows_type(real),
-            types.UniTuple(limit, 2),
-            types.UniTuple(constant, 3),
-            rows_type(whole, written=True),
-        )
-    )(_saturate)
-    return loops
-
-
-def _saturate(
-    values: np.ndarray,
-    limits: tuple[float, float],
-    constants: tuple[int, int, int],
-    out: np.ndarray,
-) -> tuple[int, int]:
-    """See `saturate`."""
-    low, high = limits
-    least, greatest, fill = constants
+    low, high = limits[0, 0], limits[0, 1]
     clipped = 0
     nans = 0
     for y in range(values.shape[0]):
@@ -86,12 +53,13 @@ def _saturate(
             for i in range(given.size):
                 value = np.rint(given[i])
                 if value > high:
-                    kept[i] = greatest
+                    kept[i] = constants[0, 1]
                     clipped += 1
                 elif value < low:
-                    kept[i] = least
+                    kept[i] = constants[0, 0]
                     clipped += 1
                 elif value != value:  # noqa: PLR0124 - NaN differs from itself
-                    kept[i] = fill
+                    kept[i] = constants[0, 2]
                     nans += 1
-    return clipped, nans
+    counts[0, 0] = clipped
+    counts[0, 1] = nans

@@ -10,46 +10,54 @@ from __future__ import annotations
 
 import numpy as np
 
-from tileconv.core.compiling import compiled
+from tileconv.core.loops.vectors import contiguous_row
 
 
-def _add_taps(
+def add_taps(
     x: np.ndarray,
     weights: np.ndarray,
     shifts: np.ndarray,
     out: np.ndarray,
-    chained: bool,  # noqa: FBT001 - Numba passes arguments by position
+    chained: int,
 ) -> None:
-    """Add ``sum over t of weights[t] * x[y + shifts[t, 0], i + shifts[t, 1]]`` to ``out[y, i]``.
+    """Add ``sum over t of factors[t] * x[y + shifts[t, 0], i + shifts[t, 1]]`` to ``out[y, i]``.
 
     Parameters
     ----------
-    x : ndarray, 2-D, contiguous
-    weights : ndarray, shape (taps,)
+    x : ndarray
+        Rows contiguous.
+    weights : ndarray, shape (1, taps)
         In the dtype of `x` and `out`; integers wrap.
     shifts : ndarray of int64, shape (taps, 2)
         Rows and elements of a row; every shifted position lies in `x`.
-    out : ndarray, 2-D, contiguous
-    chained : bool
+    out : ndarray
+        Rows contiguous.
+    chained : int
         Whether each product is added to the sum of all before it, as scipy does, or first
         to the others of its pass of eight, which loses less.
     """
-    taps = weights.size
+    factors = contiguous_row(weights, 0)
+    taps = factors.size
     n = out.shape[1]
     for y in range(out.shape[0]):
-        row = out[y]
+        row = contiguous_row(out, y)
         t = 0
         while t + 8 <= taps:
-            a0 = x[y + shifts[t, 0], shifts[t, 1] : shifts[t, 1] + n]
-            a1 = x[y + shifts[t + 1, 0], shifts[t + 1, 1] : shifts[t + 1, 1] + n]
-            a2 = x[y + shifts[t + 2, 0], shifts[t + 2, 1] : shifts[t + 2, 1] + n]
-            a3 = x[y + shifts[t + 3, 0], shifts[t + 3, 1] : shifts[t + 3, 1] + n]
-            a4 = x[y + shifts[t + 4, 0], shifts[t + 4, 1] : shifts[t + 4, 1] + n]
-            a5 = x[y + shifts[t + 5, 0], shifts[t + 5, 1] : shifts[t + 5, 1] + n]
-            a6 = x[y + shifts[t + 6, 0], shifts[t + 6, 1] : shifts[t + 6, 1] + n]
-            a7 = x[y + shifts[t + 7, 0], shifts[t + 7, 1] : shifts[t + 7, 1] + n]
-            w0, w1, w2, w3 = weights[t], weights[t + 1], weights[t + 2], weights[t + 3]
-            w4, w5, w6, w7 = weights[t + 4], weights[t + 5], weights[t + 6], weights[t + 7]
+            a0 = contiguous_row(x, y + shifts[t, 0])[shifts[t, 1] : shifts[t, 1] + n]
+            a1 = contiguous_row(x, y + shifts[t + 1, 0])[shifts[t + 1, 1] : shifts[t + 1, 1] + n]
+            a2 = contiguous_row(x, y + shifts[t + 2, 0])[shifts[t + 2, 1] : shifts[t + 2, 1] + n]
+            a3 = contiguous_row(x, y + shifts[t + 3, 0])[shifts[t + 3, 1] : shifts[t + 3, 1] + n]
+            a4 = contiguous_row(x, y + shifts[t + 4, 0])[shifts[t + 4, 1] : shifts[t + 4, 1] + n]
+            a5 = contiguous_row(x, y + shifts[t + 5, 0])[shifts[t + 5, 1] : shifts[t + 5, 1] + n]
+            a6 = contiguous_row(x, y + shifts[t + 6, 0])[shifts[t + 6, 1] : shifts[t + 6, 1] + n]
+            a7 = contiguous_row(x, y + shifts[t + 7, 0])[shifts[t + 7, 1] : shifts[t + 7, 1] + n]
+            w0, w1, w2, w3 = factors[t], factors[t + 1], factors[t + 2], factors[t + 3]
+            w4, w5, w6, w7 = (
+                factors[t + 4],
+                factors[t + 5],
+                factors[t + 6],
+                factors[t + 7],
+            )
             if chained:
                 for i in range(n):
                     row[i] = (
@@ -77,23 +85,8 @@ def _add_taps(
                     )
             t += 8
         while t < taps:
-            a0 = x[y + shifts[t, 0], shifts[t, 1] : shifts[t, 1] + n]
-            w0 = weights[t]
+            a0 = contiguous_row(x, y + shifts[t, 0])[shifts[t, 1] : shifts[t, 1] + n]
+            w0 = factors[t]
             for i in range(n):
                 row[i] = row[i] + w0 * a0[i]
             t += 1
-
-
-_add_taps_fused = compiled(fastmath={"contract", "nsz"})(_add_taps)
-_add_taps_strict = compiled()(_add_taps)
-
-
-def add_taps(
-    x: np.ndarray, weights: np.ndarray, shifts: np.ndarray, out: np.ndarray, *, chained: bool
-) -> None:
-    """`_add_taps`, compiled for the dtype: float32 with fused products, the others without.
-
-    Without, float64 sums are scipy.ndimage's to the last bit.
-    """
-    loop = _add_taps_fused if x.dtype == np.float32 else _add_taps_strict
-    loop(x, weights, shifts, out, chained)

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -31,68 +30,25 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from tileconv.core.compiling import compiled, rows_type
-from tileconv.core.engines.vectors import REGISTERS, VECTOR_BYTES, Rows, Vector, Vectors
+from tileconv.core.loops.vectors import Rows, Vector, Vectors, lanes_of
+from tileconv.core.processor import vectors_in_block
 
 ROWS = 4
 """Rows of outputs in a block."""
-
-# 16 sums, 4 vectors of pixels and a weight need 21 registers; AVX2 and SSE have 16 in all.
-VECTORS = 4 if REGISTERS == 32 else 2
-"""Vectors of outputs in a row of a block."""
-
 
 SHARED = 2
 """Weights of a single row whose pixels come from the same loads."""
 
 
-def block_width(dtype: np.dtype) -> int:
-    """Outputs in a row of a block."""
-    return VECTORS * VECTOR_BYTES // dtype.itemsize
-
-
 def correlate(
-    x: np.ndarray, weights: np.ndarray, out: np.ndarray, *, step: int = 1, add: bool = False
-) -> None:
-    """Set ``out[y, i]`` to ``sum over r, d of weights[r, d] * x[y + r, i + step * d]``.
-
-    Parameters
-    ----------
-    x : ndarray, shape (rows + kr - 1, at least width + step * (kc - 1))
-        Rows contiguous.
-    weights : ndarray, shape (kr, kc)
-        Rows contiguous, in the dtype of `x` and `out`: float32, float64 or an integer, which
-        wraps. float64 products are rounded before they are added, as scipy.ndimage does.
-    out : ndarray, shape (rows, width)
-        Rows contiguous; a width below `block_width` is slow.
-    step : int
-        Elements from one pixel of a row to the next: samples are interleaved.
-    add : bool
-        Whether to add to what `out` holds, which takes a width in whole blocks.
-    """
-    width = block_width(out.dtype)
-    assert not add or out.shape[1] % width == 0
-    _loops(out.dtype)(x, weights, out, step, add, width)
-
-
-@cache
-def _loops(dtype: np.dtype) -> Callable[..., None]:
-    """`_correlate`, compiled for a dtype, or loaded, whatever the layout of the arrays."""
-    read, written = rows_type(dtype), rows_type(dtype, written=True)
-    signature = types.void(read, read, written, types.intp, types.boolean, types.intp)
-    loops: Callable[..., None] = compiled(signature)(_correlate)
-    return loops
-
-
-def _correlate(
     x: np.ndarray,
     weights: np.ndarray,
     out: np.ndarray,
     step: int,
-    add: bool,  # noqa: FBT001 - Numba passes arguments by position
+    add: int,
     width: int,
 ) -> None:
-    """See `correlate`."""
+    """See `tileconv.core.engines.summation.correlate`; `width` is that of a block."""
     rows, columns = out.shape
     for y in range(0, rows, ROWS):
         bottom = min(y + ROWS, rows)
@@ -120,7 +76,7 @@ def _block_of(rows: int, vectors: int) -> Callable[..., None]:
     @intrinsic
     def block(context, x, y, i, step, weights, out, add):  # type: ignore[no-untyped-def]  # noqa: PLR0913, PLR0917 - by position
         del context
-        lanes = VECTOR_BYTES * 8 // out.dtype.bitwidth if vectors else 1
+        lanes = lanes_of(np.dtype(str(out.dtype))) if vectors else 1
         shape = rows, max(vectors, 1), lanes
 
         def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
@@ -132,7 +88,9 @@ def _block_of(rows: int, vectors: int) -> Callable[..., None]:
     return block  # type: ignore[no-any-return]
 
 
-_block, _row, _one = _block_of(ROWS, VECTORS), _block_of(1, VECTORS), _block_of(1, 0)
+_block, _row, _one = (
+    _block_of(*shape) for shape in ((ROWS, vectors_in_block()), (1, vectors_in_block()), (1, 0))
+)
 
 
 class _BlockCode:
@@ -150,7 +108,8 @@ class _BlockCode:
         self, context: Any, builder: Any, signature: Any, arguments: Any, shape: tuple[int, ...]
     ) -> None:
         self.builder = builder
-        x, self.y, self.i, self.step, weights, out, self.adding = arguments
+        x, self.y, self.i, self.step, weights, out, add = arguments
+        self.adding = builder.icmp_signed("!=", add, ir.Constant(add.type, 0))
         kinds = signature.args
         self.x, self.weights, self.out = (
             Rows(context, builder, kinds[i], array) for i, array in ((0, x), (4, weights), (5, out))

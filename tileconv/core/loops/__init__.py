@@ -1,0 +1,1 @@
+"""What is compiled: imported only where it is; see `tileconv.core.compiling`."""
