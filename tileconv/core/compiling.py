@@ -132,8 +132,8 @@ def _state() -> str:
     """Whatever decides what a loop is compiled to."""
     import llvmlite
 
-    digest = hashlib.sha256()
-    for path in (Path(__file__), *sorted((Path(__file__).parent / "loops").glob("*.py"))):
+    digest, here = hashlib.sha256(), Path(__file__).parent
+    for path in (Path(__file__), here / "processor.py", *sorted((here / "loops").glob("*.py"))):
         digest.update(path.read_bytes())
     return f"{digest.hexdigest()};{llvmlite.__version__};{this_processor()}"
 

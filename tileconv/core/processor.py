@@ -34,11 +34,3 @@ def this_processor() -> Processor:
     vector_bytes = 64 if features.get("avx512f") else 32 if features.get("avx") else 16
     registers = 32 if vector_bytes == 64 or features.get("neon") else 16
     return Processor(llvm.get_host_cpu_name(), features.flatten(), vector_bytes, registers)
-
-
-def vectors_in_block() -> int:
-    """Vectors of outputs in a row of a block that `tileconv.core.loops.registers` sums.
-
-    With 4 of them, 16 sums, 4 vectors of pixels and a weight need 21 registers.
-    """
-    return 4 if this_processor().registers == 32 else 2

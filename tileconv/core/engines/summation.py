@@ -15,8 +15,9 @@ import numpy as np
 
 from tileconv.core.compiling import loop
 from tileconv.core.grid import Region, ceil_div
+from tileconv.core.loops import vectors_in_block
 from tileconv.core.pixels import CHAINED_TAPS
-from tileconv.core.processor import this_processor, vectors_in_block
+from tileconv.core.processor import this_processor
 
 PIECE_TAPS = 60
 """Products of a piece, and pieces of a group, where there are more: again 120 roundings."""

@@ -1,14 +1,6 @@
-"""Compiled: Fourier transforms of two windows at once, their product with a spectrum, and back.
+"""Circular convolution of pairs of windows with one spectrum: its tables, and the call.
 
-Written for one thing, circular convolution, and so without what a library has to do besides.
-Two real windows are the real and the imaginary part of one complex one: a real kernel leaves
-them apart. Forward steps decimate in frequency and leave the frequencies out of order; inverse
-steps decimate in time and take them so (W. Gentleman and G. Sande, 1966; J. Cooley and J. Tukey,
-1965): nothing is ever put in order, the spectrum is stored as it comes. Every step works on
-vectors, down the columns on neighbouring columns, along the rows on neighbouring elements, and
-the last one of a row on a square of rows and elements, turned over in registers::
-
-    windows -> steps down -> steps along -> turn, transform, times spectrum, and all of it back
+What is done with them is in `tileconv.core.loops.transforms`.
 """
 
 from __future__ import annotations
@@ -18,10 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from tileconv.core.compiling import loop
+from tileconv.core.loops import RADICES
 from tileconv.core.processor import this_processor
-
-RADICES = (8, 5, 4, 3, 2)
-"""Points of a step; larger ones go through memory less often."""
 
 
 def factors(length: int) -> list[int]:

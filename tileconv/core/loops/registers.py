@@ -30,8 +30,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from tileconv.core.loops import vectors_in_block
 from tileconv.core.loops.vectors import Rows, Vector, Vectors, lanes_of
-from tileconv.core.processor import vectors_in_block
 
 ROWS = 4
 """Rows of outputs in a block."""

@@ -24,7 +24,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from tileconv.core.engines.transforms import RADICES
+from tileconv.core.loops import RADICES
 from tileconv.core.loops.vectors import Rows, Vector, Vectors, lanes_of
 
 
