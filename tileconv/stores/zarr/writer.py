@@ -19,6 +19,7 @@ import imagecodecs
 import numpy as np
 
 from tileconv.core.bitmap import Bitmap
+from tileconv.core.buffers import ThreadBuffers
 from tileconv.core.grid import Region
 from tileconv.errors import OutputExistsError, StorageError
 from tileconv.stores.disk import make_folder, storage_error, write_all
@@ -60,6 +61,7 @@ class ZarrWriter:
         self._path = path
         self._parts = parts_folder(path)
         self._encode = _encoder(layout)
+        self._buffers = ThreadBuffers()
         self._stored_bytes = 0
         self._lock = threading.Lock()
         self._closed = False
@@ -85,6 +87,20 @@ class ZarrWriter:
         """Write no more; nothing is held open."""
         self._closed = True
 
+    def _chunk(self, part: np.ndarray) -> np.ndarray:
+        """The bytes of the chunk of which `part` is in the raster: little-endian, padded by 0.
+
+        They stand in memory of the calling thread, until it asks for another.
+        """
+        raster, (rows, columns, samples) = self.layout.raster, part.shape
+        assert raster.chunk is not None
+        shape = (*raster.chunk, samples)
+        whole = self._buffers.take("chunk", shape, raster.dtype.newbyteorder("<"))
+        whole[:rows, :columns] = part
+        whole[rows:] = 0
+        whole[:rows, columns:] = 0
+        return whole.reshape(-1).view(np.uint8)
+
     def _write_shard(self, path: Path, pixels: np.ndarray) -> int:
         """Store a shard's chunks as they are encoded, then its index; returns its bytes."""
         chunk, unit = self.layout.raster.chunk, self.layout.unit
@@ -101,7 +117,7 @@ class ZarrWriter:
                     piece = pixels[y : y + chunk[0], x : x + chunk[1]]
                     if piece.size == 0:
                         continue  # Beyond the raster's edge.
-                    encoded = self._encode(_whole_chunk(piece, chunk, self.layout.raster.dtype))
+                    encoded = self._encode(self._chunk(piece))
                     write_all(handle, encoded, size)
                     index[row, column] = size, len(encoded)
                     size += len(encoded)
@@ -220,18 +236,6 @@ def _encoder(layout: Layout) -> Callable[[Any], Encoded]:
             return lambda chunk: bytes(imagecodecs.gzip_encode(chunk, level=level))
         case _:
             return memoryview
-
-
-def _whole_chunk(part: np.ndarray, chunk: tuple[int, int], dtype: np.dtype) -> np.ndarray:
-    """The chunk of which `part` is in the raster: contiguous bytes, little-endian, padded by 0."""
-    rows, columns, samples = part.shape
-    stored = dtype.newbyteorder("<")
-    if (rows, columns) == chunk:
-        whole = np.ascontiguousarray(part, stored)
-    else:
-        whole = np.zeros((*chunk, samples), stored)
-        whole[:rows, :columns] = part
-    return whole.reshape(-1).view(np.uint8)
 
 
 def _create(part: Path) -> int:
