@@ -1,5 +1,7 @@
 """Plans: pure arithmetic over descriptions, whatever the size; the cap kept or refused."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -78,6 +80,18 @@ def test_chunks_are_decoded_once_where_the_cap_allows():
     wide = planned(raster((20000, 500000)), cap=512 * MIB)
     assert wide.read_amplification <= 1.1
     assert wide.grid.panel is not None
+
+
+@pytest.mark.parametrize("compression", ["none", "deflate"])
+def test_memory_does_not_grow_with_the_raster(compression):
+    one, four = (
+        planned(replace(raster((side, side)), compression=compression), cap=512 * MIB)
+        for side in (32768, 65536)
+    )
+    assert four.memory.peak_bytes <= 1.05 * one.memory.peak_bytes
+    assert four.read_amplification <= 1.05
+    strips = planned(raster((65536, 65536), chunk=(8, 65536)), cap=512 * MIB)
+    assert strips.read_amplification <= 1.05
 
 
 def test_amplification_is_what_reading_every_window_of_a_panel_decodes():

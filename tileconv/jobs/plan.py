@@ -25,6 +25,11 @@ MAX_TILES = 1 << 40
 """Most tiles of a run; a raster that needs more is a mistake or an attack."""
 
 
+PANEL_PIXELS, PANEL_CHUNKS = 1 << 15, 64
+"""Width of a panel that is never exceeded: the larger of so many pixels, and of so many chunks of
+the input. Wider ones would hardly decode less, and take memory that grows with the raster."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Plan:
     """How a job will be done.
@@ -201,7 +206,8 @@ def _panels(work: Work, tile: Shape, workers: int, spare_bytes: int) -> tuple[Ti
     across = ceil_div(shape[1], tile[1])
     if source.chunk is None:
         return TileGrid(shape, tile, source.planes), 0, _unshared(work, tile)
-    panel = across
+    widest = max(PANEL_PIXELS, PANEL_CHUNKS * source.chunk[1])
+    panel = min(across, ceil_div(widest, tile[1]))
     while panel >= 1:
         grid = TileGrid(shape, tile, source.planes, None if panel == across else panel)
         if (need := _cache_need(work, grid, workers)) <= spare_bytes:
