@@ -99,7 +99,7 @@ def draw(found: dict[str, Any], path: Path) -> bool:
         (job_bars(found["jobs"]), f"Whole processes, {side}, {found['threads']} threads"),
         (
             memory_bars(found["memory"]),
-            "tileconv.convolve2d in memory, one thread, and the best of OpenCV and scipy",
+            "convolve2d in memory, one thread, beside OpenCV or scipy",
         ),
     ]
     panels = [(bars, title) for bars, title in panels if bars]

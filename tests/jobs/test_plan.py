@@ -85,7 +85,11 @@ def test_chunks_are_decoded_once_where_the_cap_allows():
 @pytest.mark.parametrize("compression", ["none", "deflate"])
 def test_memory_does_not_grow_with_the_raster(compression):
     one, four = (
-        planned(replace(raster((side, side)), compression=compression), cap=512 * MIB)
+        planned(
+            replace(raster((side, side)), compression=compression),
+            job(dtype="uint8"),
+            cap=512 * MIB,
+        )
         for side in (32768, 65536)
     )
     assert four.memory.peak_bytes <= 1.05 * one.memory.peak_bytes

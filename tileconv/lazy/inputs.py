@@ -32,6 +32,9 @@ BLOCK_BYTES = 32 << 20
 HASHED_BYTES = 1 << 20
 """Largest numpy array whose pixels are hashed, so that the same array gives the same name."""
 
+EVEN_PIXELS = 1024
+"""Sides of blocks are multiples of it, where an array has no chunks of its own."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pixels:
@@ -159,6 +162,9 @@ def _identity(path: Path) -> tuple[int, ...]:
 def _array_chunks(array: Any) -> Chunks:
     """Chunks for an array that tasks read themselves: whole stored ones, where it has them."""
     stored = getattr(array, "shards", None) or getattr(array, "chunks", None)
+    if stored is None:
+        # Anything will do that transforms divide evenly.
+        stored = tuple(min(length, EVEN_PIXELS) for length in array.shape)
     found = normalize_chunks(
         "auto", array.shape, limit=BLOCK_BYTES, dtype=array.dtype, previous_chunks=stored
     )
