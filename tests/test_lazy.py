@@ -449,6 +449,16 @@ def test_arrays_whose_insides_are_not_copied(mode, boundary):
         np.testing.assert_array_equal(got, copied)
 
 
+def test_a_fill_value_the_pixels_cannot_hold_changes_no_bits():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (90, 120), np.uint8)
+    kernel = rng.normal(size=(13, 13)) * (rng.random((13, 13)) < 0.7)
+    given = {"mode": "constant", "cval": 0.5, "output": "f8", "method": "direct"}
+    whole = lazy.convolve(image, kernel, **given).compute()
+    pieces = lazy.convolve(da.from_array(image, chunks=50), kernel, **given).compute()
+    np.testing.assert_array_equal(whole, pieces)
+
+
 def test_large_arrays_are_not_hashed(monkeypatch):
     monkeypatch.setattr(inputs, "HASHED_BYTES", 100)
     image = np.ones((20, 20))

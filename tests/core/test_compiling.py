@@ -3,10 +3,13 @@
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
+from tileconv.core import compiling
 from tileconv.core.compiling import loop
 
 CODE = """
@@ -20,9 +23,9 @@ print("compiled" if "numba" in sys.modules else "loaded")
 """
 
 
-def run(folder, **environment):
+def run(folder, before="", **environment):
     done = subprocess.run(
-        [sys.executable, "-c", CODE],
+        [sys.executable, "-c", before + CODE],
         env=os.environ | environment, cwd=folder, check=True, capture_output=True, text=True,
     )  # fmt: skip
     return done.stdout.strip()
@@ -69,6 +72,37 @@ def test_where_nothing_can_be_kept_everything_works(tmp_path):
     (tmp_path / "cache").touch()
     kept = {"TILECONV_CACHE_DIR": str(tmp_path / "cache")}
     assert [run(tmp_path, **kept) for _ in range(2)] == ["compiled", "compiled"]
+
+
+def test_a_user_without_a_home_needs_none(tmp_path, monkeypatch):
+    for variable in ("TILECONV_CACHE_DIR", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    code = "import pathlib\ndef none(self): raise RuntimeError\npathlib.Path.expanduser = none\n"
+    assert [run(tmp_path, before=code) for _ in range(2)] == ["compiled", "compiled"]
+
+
+def test_what_numba_is_told_keeps_its_code_apart(tmp_path):
+    kept = {"TILECONV_CACHE_DIR": str(tmp_path / "cache")}
+    for setting in ({}, {"NUMBA_OPT": "0"}, {"NUMBA_DISABLE_JIT": "1"}):
+        assert [run(tmp_path, **kept, **setting) for _ in range(2)] == ["compiled", "loaded"]
+
+
+def test_threads_wait_for_the_one_that_compiles(monkeypatch):
+    made = []
+
+    class Slow(compiling.Loop):
+        def __init__(self, *arguments, **more):
+            made.append(arguments)
+            time.sleep(0.05)
+            super().__init__(*arguments, **more)
+
+    monkeypatch.setattr(compiling, "Loop", Slow)
+    monkeypatch.setattr(compiling, "_LOOPS", {})
+    with ThreadPoolExecutor(8) as pool:
+        dtypes = (np.dtype("f4"),) * 3
+        calls = [pool.submit(loop, "registers", "correlate", dtypes, 3) for _ in range(8)]
+        assert len({id(call.result()) for call in calls}) == 1
+    assert len(made) == 1
 
 
 def test_other_arrays_than_it_was_compiled_for_are_refused():

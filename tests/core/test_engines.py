@@ -347,11 +347,11 @@ def test_workspace_is_an_upper_bound(
     kernel = Kernel(weights, (0, 0))
     engine = build_engine(method, kernel, np.dtype(dtype))
     # What is never NaN needs no room for it.
-    block = pixels_of((700, 800, 1), "uint8" if finite else dtype)
+    block = pixels_of((400, 5000, 1), "uint8" if finite else dtype)
     if not finite:
         block[::50, ::50] = np.nan
         block[7::90, ::40] = np.inf
-    result = np.empty((701 - size, 801 - size, 1), out)
+    result = np.empty((401 - size, 5001 - size, 1), out)
     for rule in Rule:
         cast = Cast(np.dtype(out), rule)
         engine.apply(block[: size + 1, : size + 1], result[:2, :2], cast)  # Compiles.
@@ -417,3 +417,20 @@ def test_rectangles_cover_a_mask_once(rows: int, columns: int, bits: int) -> Non
     for top, bottom, left, right in rectangles(mask):
         seen[top:bottom, left:right] += 1
     np.testing.assert_array_equal(seen, mask)
+
+
+@pytest.mark.parametrize("size", [40, 700])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex64"])
+def test_preparing_takes_what_it_says(size: int, dtype: str) -> None:
+    weights = np.random.default_rng(0).normal(size=(size, size))
+    block = np.zeros((size, size, 1), dtype)
+    out = np.empty((1, 1, 1), dtype)
+    small = Kernel(weights[:3, :3], (0, 0))
+    build_engine("fft", small, np.dtype(dtype)).apply(block[:3, :3], out, Cast(out.dtype))
+    engine = build_engine("fft", Kernel(weights, (0, 0)), np.dtype(dtype))
+    tracemalloc.start()
+    engine.apply(block, out, Cast(out.dtype))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    work = engine.workspace_bytes((1, 1), 1, block.dtype, out.dtype)
+    assert peak <= engine.held_bytes + max(engine.preparing_bytes, work) + (1 << 20)

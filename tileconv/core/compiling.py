@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ _FIELDS = (ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_ssize_t] * 2, ctypes.c_v
 """Numba's array: owner and parent (none here), elements, bytes of one, data; shape and strides
 follow."""
 
-_LOADING = threading.Lock()
+_LOOPS: dict[tuple[object, ...], Loop] = {}
+_MAKING = threading.Lock()
 
 
 class Loop:
@@ -83,12 +85,20 @@ class Loop:
             raise RuntimeError(f"a compiled loop failed with status {status}")
 
 
-@cache
 def loop(
     module: str, name: str, dtypes: tuple[np.dtype, ...], numbers: int = 0, *, fused: bool = False
 ) -> Loop:
     """The `Loop` of these arguments, compiled or loaded when it is first asked for."""
-    return Loop(f"tileconv.core.loops.{module}", name, dtypes, numbers, fused=fused)
+    key = module, name, dtypes, numbers, fused
+    found = _LOOPS.get(key)
+    if found is not None:
+        return found
+    # One thread makes it, the others wait.
+    with _MAKING:
+        if key not in _LOOPS:
+            where = f"tileconv.core.loops.{module}"
+            _LOOPS[key] = Loop(where, name, dtypes, numbers, fused=fused)
+        return _LOOPS[key]
 
 
 def compiled(function: Callable[..., Any]) -> Any:
@@ -101,11 +111,17 @@ def compiled(function: Callable[..., Any]) -> Any:
         return njit(nogil=True)(function)
 
 
-def cache_folder() -> Path:
-    """Where machine code is kept: ``$TILECONV_CACHE_DIR``, or the user's folder for caches."""
+def cache_folder() -> Path | None:
+    """Where machine code is kept: ``$TILECONV_CACHE_DIR``, or the user's folder for caches.
+
+    None for a user without a home, like those of some containers.
+    """
     if named := os.environ.get("TILECONV_CACHE_DIR"):
         return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tileconv"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tileconv"
+    except RuntimeError:
+        return None
 
 
 def _machine_code(
@@ -114,15 +130,17 @@ def _machine_code(
     """Name and object code of a loop: from the cache, or compiled and kept there."""
     signature = f"{','.join(dtype.str for dtype in dtypes)};{numbers};{fused}"
     key = hashlib.sha256(f"{_state()};{module};{name};{signature}".encode()).hexdigest()
-    path = cache_folder() / f"{name.strip('_')}-{key[:32]}.o"
+    folder = cache_folder()
+    if folder is None:
+        return _compile(module, name, dtypes, numbers, fused=fused)
+    path = folder / f"{name}-{key[:32]}.o"
     with contextlib.suppress(OSError):
         kept = path.read_bytes()
         digest, content = kept[:32], kept[32:]
         if hashlib.sha256(content).digest() == digest:
             symbol, _, code = content.partition(b"\0")
             return symbol.decode(), code
-    with _LOADING:
-        made, code = _compile(module, name, dtypes, numbers, fused=fused)
+    made, code = _compile(module, name, dtypes, numbers, fused=fused)
     _keep(path, b"\0".join((made.encode(), code)))
     return made, code
 
@@ -130,20 +148,26 @@ def _machine_code(
 @cache
 def _state() -> str:
     """Whatever decides what a loop is compiled to."""
-    import llvmlite
+    import llvmlite.binding as llvm
 
     digest, here = hashlib.sha256(), Path(__file__).parent
     for path in (Path(__file__), here / "processor.py", *sorted((here / "loops").glob("*.py"))):
         digest.update(path.read_bytes())
-    return f"{digest.hexdigest()};{llvmlite.__version__};{this_processor()}"
+    settings = [f"{name}={value}" for name, value in os.environ.items() if name[:6] == "NUMBA_"]
+    versions = version("llvmlite"), version("numba")
+    return f"{digest.hexdigest()};{versions};{sorted(settings)};{llvm.get_default_triple()};" + str(
+        this_processor()
+    )
 
 
 def _compile(
     module: str, name: str, dtypes: tuple[np.dtype, ...], numbers: int, *, fused: bool
 ) -> tuple[str, bytes]:
-    """The same, by Numba."""
-    from numba import from_dtype, njit, types
+    """Name and object code of a loop, made by Numba."""
+    from numba import config, from_dtype, njit, types
 
+    # What NUMBA_DISABLE_JIT asks for would leave nothing to load.
+    config.DISABLE_JIT = 0
     arrays = [types.Array(from_dtype(dtype), 2, "A") for dtype in dtypes]
     signature = types.void(*arrays, *[types.intp] * numbers)
     dispatcher = njit(
@@ -178,18 +202,17 @@ def _loaded(symbol: str, code: bytes) -> tuple[Any, int]:
     """The engine that holds some object code, and the address of its function."""
     import llvmlite.binding as llvm
 
-    with _LOADING:
-        llvm.initialize_native_target()
-        llvm.initialize_native_asmprinter()
-        # Called for arrays that have an owner, which ours do not; Numba's own if it is there.
-        if llvm.address_of_symbol(_OWNER_LEAVES) is None:
-            never = ctypes.cast(ctypes.CDLL(None).abort, ctypes.c_void_p).value
-            llvm.add_symbol(_OWNER_LEAVES, never)
-        machine = llvm.Target.from_default_triple().create_target_machine()
-        engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
-        engine.add_object_file(llvm.ObjectFileRef.from_data(code))
-        engine.finalize_object()
-        return engine, engine.get_function_address(symbol)
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    # Called for arrays that have an owner, which ours do not; Numba's own if it is there.
+    if llvm.address_of_symbol(_OWNER_LEAVES) is None:
+        never = ctypes.cast(ctypes.CDLL(None).abort, ctypes.c_void_p).value
+        llvm.add_symbol(_OWNER_LEAVES, never)
+    machine = llvm.Target.from_default_triple().create_target_machine()
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    return engine, engine.get_function_address(symbol)
 
 
 _OWNER_LEAVES = "NRT_MemInfo_call_dtor"

@@ -67,8 +67,9 @@ class Memory:
         }
         moving = sum(parts.values()) - baseline_bytes
         parts["slack of the allocator"] = SLACK_BYTES + moving // SLACK_PART
-        # Before the first tile there is the compiler, and nothing else yet.
+        # Before the first tile there is the compiler, and what prepares the kernel.
         starting = COMPILING_MIB * MIB + source.reader_bytes + source.table_bytes
+        starting += work.engine.held_bytes + work.engine.preparing_bytes
         parts["compiling"] = max(0, starting - sum(parts.values()))
         return cls(parts)
 

@@ -146,7 +146,9 @@ class BlockWork:
             if inside.area
             else None
         )
-        if pixels is None or pixels.ndim != 2 or self.engine.lattice != (1, 1):
+        # In the dtype of blocks only: an engine may sum others in another order.
+        whole = pixels is None or pixels.ndim != 2 or pixels.dtype != self.block_dtype
+        if pixels is None or whole or self.engine.lattice != (1, 1):
             self._convolve(reader, box, region, result)
             return result_view
         # Where the pixels lie in memory, only the edges are copied.

@@ -134,6 +134,8 @@ class ScipyEngine:
         # Of numpy, lest comparing narrower floats with it makes it one of them.
         self.usual = np.float64(USUAL[4 if single else 8])
 
+    preparing_bytes = 0
+
     @property
     def held_bytes(self) -> int:
         """Bytes of weights and spectra."""

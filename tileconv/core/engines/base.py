@@ -39,6 +39,10 @@ class Engine(Protocol):
     def held_bytes(self) -> int:
         """Bytes the engine itself holds: weights, factors, a spectrum. Once in a process."""
 
+    @property
+    def preparing_bytes(self) -> int:
+        """Bytes it takes besides, once, before its first block."""
+
     def workspace_bytes(self, shape: Shape, samples: int, block: np.dtype, out: np.dtype) -> int:
         """Upper bound of what `apply` allocates for an output of `shape`."""
 

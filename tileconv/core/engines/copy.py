@@ -28,6 +28,7 @@ class CopyEngine:
     method = "copy"
     lattice: Shape = (1, 1)
     held_bytes = 0
+    preparing_bytes = 0
 
     def workspace_bytes(self, shape: Shape, samples: int, block: np.dtype, out: np.dtype) -> int:
         """Nothing."""

@@ -54,6 +54,7 @@ class DirectEngine:
 
     method = "direct"
     lattice: Shape = (1, 1)
+    preparing_bytes = 0
 
     def __post_init__(self) -> None:
         active, size = self.kernel.active, self.kernel.weights.size
@@ -99,14 +100,20 @@ class DirectEngine:
             return counts
         itemsize = self.accumulator.itemsize
         down, across = slab_shape((rows, columns), samples, (kr, kc), itemsize)
-        summation = self._summation(block.dtype)
         for left, right in pieces(columns, across):
-            padded = summation.adds or is_narrow((right - left) * samples, itemsize)
-            sums = Sums(out[:, left:right], cast, self.accumulator, down, padded=padded)
             source = block[:, left : right + kc - 1]
-            for x in windows(source, self.accumulator, down, kr - 1, padded=padded):
-                values = sums.of(len(x) - kr + 1)
-                summation.into(values, x, samples)
-                sums.store(values)
-            counts = counts.plus(sums.counts)
+            counts = counts.plus(self._apply(source, out[:, left:right], cast, down))
         return counts
+
+    def _apply(self, source: np.ndarray, out: np.ndarray, cast: Cast, down: int) -> CastCounts:
+        """One piece of a block, from its `source`; what it allocates is gone with the piece."""
+        samples, kr = out.shape[2], self.kernel.shape[0]
+        summation = self._summation(source.dtype)
+        narrow = is_narrow(out.shape[1] * samples, self.accumulator.itemsize)
+        padded = summation.adds or narrow
+        sums = Sums(out, cast, self.accumulator, down, padded=padded)
+        for x in windows(source, self.accumulator, down, kr - 1, padded=padded):
+            values = sums.of(len(x) - kr + 1)
+            summation.into(values, x, samples)
+            sums.store(values)
+        return sums.counts

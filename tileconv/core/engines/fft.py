@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from functools import cached_property
+import threading
 
 import numpy as np
 
@@ -46,6 +46,8 @@ class FftEngine:
         self.accumulator = accumulator
         self._cells = plan_cells(kernel.shape, accumulator)
         self._reach = Reach(kernel, accumulator)
+        self._transform: Transform | None = None
+        self._preparing = threading.Lock()
         self._real = np.finfo(accumulator).dtype
         # Above this, sums inside a transform might leave the range of the dtype.
         terms = 2 * math.prod(self._cells.size) * max(kernel.gain, 1.0)
@@ -65,12 +67,20 @@ class FftEngine:
         """Bytes the engine itself holds."""
         return math.prod(self._cells.size) * 2 * self._real.itemsize + self._reach.held_bytes
 
-    @cached_property
-    def _transform(self) -> Transform:
+    @property
+    def preparing_bytes(self) -> int:
+        """See `Engine`: the spectrum in double precision, and numpy's way to it."""
+        return math.prod(self._cells.size) * 16 * 3 + self.kernel.weights.size * 32
+
+    def _prepared(self) -> Transform:
         """Convolution with the kernel; compiled, or loaded, when it is first used."""
-        # Of a correlation: the conjugate's conjugate. In double, then rounded once.
-        weights = effective_weights(self.kernel, self.accumulator).conj().astype(np.complex128)
-        return Transform(np.fft.fft2(weights, self._cells.size).conj(), self._real)
+        with self._preparing:
+            if self._transform is None:
+                # Of a correlation: the conjugate's conjugate. In double, then rounded once.
+                weights = effective_weights(self.kernel, self.accumulator).conj()
+                spectrum = np.fft.fft2(weights.astype(np.complex128), self._cells.size)
+                self._transform = Transform(np.conjugate(spectrum, out=spectrum), self._real)
+            return self._transform
 
     def workspace_bytes(self, shape: Shape, samples: int, block: np.dtype, out: np.dtype) -> int:
         """Bytes it allocates besides block and output, for an output of `shape`."""
@@ -92,6 +102,8 @@ class FftEngine:
     def apply(self, block: np.ndarray, out: np.ndarray, cast: Cast) -> CastCounts:
         """Compute `out`, which starts on the lattice, from `block`; see `Engine`."""
         counts, (rows, columns, samples), (kr, kc) = CastCounts(), out.shape, self.kernel.shape
+        if out.size == 0:
+            return counts
         height, width = self._cells.size
         planes = np.zeros((2, height, width + PADDING), self._real)[..., :width]
         # Asked of the whole block first: it is quicker, and usually enough.
@@ -162,7 +174,7 @@ class FftEngine:
             plane[:down, :across] = window
             plane[:down, across:] = 0
             plane[down:] = 0
-        self._transform.apply(*planes)
+        self._prepared().apply(*planes)
         if self.accumulator.kind == "c":
             sums = np.empty((rows, columns), self.accumulator)
             sums.real, sums.imag = planes[:, :rows, :columns]

@@ -168,7 +168,7 @@ class Reach:
 
     def _put_back_complex(self, window: np.ndarray, out: np.ndarray) -> None:
         """Complex products mix real and imaginary parts: the non-finite ones are summed."""
-        from tileconv.core.engines.direct import DirectEngine  # Numba: only where it is used.
+        from tileconv.core.engines.direct import DirectEngine  # It needs nothing of this.
         from tileconv.core.pixels import Cast
 
         alone = np.where(np.isfinite(window), window.dtype.type(0), window)

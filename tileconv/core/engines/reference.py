@@ -15,8 +15,6 @@ from tileconv.core.pixels import CHAINED_TAPS, Cast, CastCounts
 CALL_PRODUCTS = 1 << 28
 """Products of one call: scipy.signal holds the interpreter's lock for about a second then,
 and nobody else, a signal neither, gets a turn."""
-"""What scipy.ndimage sums in: the only ones whose zero weights scipy leaves out."""
-
 
 _WIDER = {
     np.dtype(narrow): np.dtype(wide)
@@ -53,6 +51,7 @@ class ReferenceEngine:
     method = "reference"
     lattice: Shape = (1, 1)
     held_bytes = 0
+    preparing_bytes = 0
 
     @property
     def _summed_in(self) -> np.dtype:

@@ -19,7 +19,7 @@ from tileconv.core.engines.slabs import (
     row_bytes,
     slab_shape,
 )
-from tileconv.core.engines.summation import PIECE_TAPS, Summation, Taps, Window
+from tileconv.core.engines.summation import LINE_PIECE_TAPS, LINE_TAPS, Summation, Taps, Window
 from tileconv.core.factors import Factors
 from tileconv.core.grid import Shape
 from tileconv.core.kernels import Kernel
@@ -29,8 +29,9 @@ from tileconv.core.pixels import Cast, CastCounts, as_rows
 def _line(weights: np.ndarray) -> Summation:
     """The sum over a line of weights, 2-D; half the roundings of a direct sum are its own."""
     if weights.dtype.kind == "c":
-        return Taps(weights, weights != 0, PIECE_TAPS)
-    return Window(weights, weights.size if weights.dtype.kind in "iu" else PIECE_TAPS)
+        return Taps(weights, weights != 0, LINE_TAPS)
+    chained = weights.size if weights.dtype.kind in "iu" else LINE_TAPS
+    return Window(weights, chained, LINE_PIECE_TAPS)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,6 +55,7 @@ class SeparableEngine:
 
     method = "separable"
     lattice: Shape = (1, 1)
+    preparing_bytes = 0
 
     def __post_init__(self) -> None:
         floats = self.accumulator.kind in "fc"

@@ -20,7 +20,13 @@ from tileconv.core.pixels import CHAINED_TAPS
 from tileconv.core.processor import this_processor
 
 PIECE_TAPS = 60
-"""Products of a piece, and pieces of a group, where there are more: again 120 roundings."""
+"""Products of a piece, and most pieces, where there are more: again 120 roundings."""
+
+GROUP_TAPS = 41
+"""Products of a piece, pieces of a group, and most groups, where there are more than these."""
+
+LINE_TAPS, LINE_PIECE_TAPS = 60, 31
+"""The same for one of two sums that follow each other: half the roundings are the other's."""
 
 
 def block_width(dtype: np.dtype) -> int:
@@ -93,15 +99,25 @@ class Window:
         Real. 0 stands for a weight that is skipped only where every pixel is finite.
     chained : int
         Most products that are added one after another.
+    piece : int
+        Products of a piece where there are more.
     """
 
     weights: np.ndarray
     chained: int = CHAINED_TAPS
+    piece: int = PIECE_TAPS
 
     @property
     def held_bytes(self) -> int:
         """See `Summation`."""
         return self.weights.nbytes
+
+    @property
+    def _most(self) -> int:
+        """Most products of a piece, and pieces of a group."""
+        if self.weights.size <= self.piece**2:
+            return self.piece
+        return max(GROUP_TAPS, math.ceil(math.cbrt(self.weights.size)))
 
     @property
     def adds(self) -> bool:
@@ -113,13 +129,13 @@ class Window:
         if not self.adds:
             correlate(x, self.weights, out, step=step, add=add)
             return
-        pieces, spare = self._pieces(), None
-        for first in range(0, len(pieces), PIECE_TAPS):
+        pieces, spare, group = self._pieces(), None, self._most
+        for first in range(0, len(pieces), group):
             if first and spare is None:
                 spare = np.empty_like(out)
             target = out if spare is None else spare
             adding = add and not first
-            for piece in pieces[first : first + PIECE_TAPS]:
+            for piece in pieces[first : first + group]:
                 rows, columns = piece.slices
                 part = x[rows.start :, step * columns.start :]
                 correlate(part, self.weights[rows, columns], target, step=step, add=adding)
@@ -129,10 +145,8 @@ class Window:
                     out += target
 
     def _pieces(self) -> list[Region]:
-        """Rectangles of at most `PIECE_TAPS` weights, about square: tall ones share loads."""
-        kr, kc = self.weights.shape
-        # With more than 60 groups of 60 pieces a third level would be needed.
-        most = max(PIECE_TAPS, math.ceil(self.weights.size ** (1 / 3)))
+        """Rectangles of weights, about square: tall ones share loads."""
+        (kr, kc), most = self.weights.shape, self._most
         down = ceil_div(kr, ceil_div(kr, max(8, most // kc)))
         across = ceil_div(kc, ceil_div(kc, most // down))
         return [

@@ -85,12 +85,13 @@ class Transform:
         self._down, self._along = Line.of(rows, 1, dtype), Line.of(columns, lanes, dtype)
         down = frequencies(factors(rows))
         along = frequencies(factors(columns // lanes), lanes)
-        # Without another normalisation: forward and back multiply by the number of points.
-        stored = spectrum[down[:, None], along] / spectrum.size
-        # Squares of rows and elements, turned over.
-        squares = stored.reshape(rows // lanes, lanes, columns // lanes, lanes)
-        table = np.ascontiguousarray(squares.transpose(0, 2, 3, 1)).reshape(1, -1)
-        self._re, self._im = (np.ascontiguousarray(p, dtype) for p in (table.real, table.imag))
+        table = np.empty((2, rows // lanes, columns // lanes, lanes, lanes), dtype)
+        for band, into in zip(down.reshape(-1, lanes), table.swapaxes(0, 1), strict=True):
+            # Squares of rows and elements, turned over. Without another normalisation: forward
+            # and back multiply by the number of points.
+            squares = (spectrum[band[:, None], along] / spectrum.size).reshape(lanes, -1, lanes)
+            into[0], into[1] = squares.real.transpose(1, 2, 0), squares.imag.transpose(1, 2, 0)
+        self._re, self._im = table.reshape(2, 1, -1)
         whole = np.dtype(np.int64)
         line = whole, dtype, dtype
         self._convolve = loop("transforms", "convolve", (*[dtype] * 2, *line * 2, *[dtype] * 2), 1)
