@@ -69,17 +69,16 @@ class FftEngine:
 
     @property
     def preparing_bytes(self) -> int:
-        """See `Engine`: the spectrum in double precision, and numpy's way to it."""
-        return math.prod(self._cells.size) * 16 * 3 + self.kernel.weights.size * 32
+        """See `Engine`: the kernel's rows, transformed, and columns, in double precision."""
+        (rows, columns), kr = self._cells.size, self.kernel.shape[0]
+        return 16 * (2 * kr * columns + 5 * rows * UNIT + 3 * self.kernel.weights.size)
 
     def _prepared(self) -> Transform:
         """Convolution with the kernel; compiled, or loaded, when it is first used."""
         with self._preparing:
             if self._transform is None:
-                # Of a correlation: the conjugate's conjugate. In double, then rounded once.
-                weights = effective_weights(self.kernel, self.accumulator).conj()
-                spectrum = np.fft.fft2(weights.astype(np.complex128), self._cells.size)
-                self._transform = Transform(np.conjugate(spectrum, out=spectrum), self._real)
+                weights = effective_weights(self.kernel, self.accumulator)
+                self._transform = Transform(weights, self._cells.size, self._real)
             return self._transform
 
     def workspace_bytes(self, shape: Shape, samples: int, block: np.dtype, out: np.dtype) -> int:

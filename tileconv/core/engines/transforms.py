@@ -1,4 +1,4 @@
-"""Circular convolution of pairs of windows with one spectrum: its tables, and the call.
+"""Circular correlation of pairs of windows with one kernel: its tables, and the call.
 
 What is done with them is in `tileconv.core.loops.transforms`.
 """
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tileconv.core.compiling import loop
+from tileconv.core.grid import Shape
 from tileconv.core.loops import RADICES
 from tileconv.core.processor import this_processor
 
@@ -69,28 +70,34 @@ class Line:
 
 
 class Transform:
-    """Circular convolution of pairs of windows with one spectrum.
+    """Circular correlation of pairs of windows with one kernel.
 
     Parameters
     ----------
-    spectrum : ndarray of complex128, shape (rows, columns)
-        What to multiply by, in the order of frequencies. Both are multiples of 16.
+    weights : ndarray, shape (kr, kc)
+        Real or complex.
+    size : (int, int)
+        Rows and columns of the windows, multiples of 16 and no smaller than the kernel.
     dtype : numpy.dtype
         Of the windows, float32 or float64.
     """
 
-    def __init__(self, spectrum: np.ndarray, dtype: np.dtype) -> None:
-        rows, columns = spectrum.shape
+    def __init__(self, weights: np.ndarray, size: Shape, dtype: np.dtype) -> None:
+        rows, columns = size
         lanes = this_processor().vector_bytes // dtype.itemsize
         self._down, self._along = Line.of(rows, 1, dtype), Line.of(columns, lanes, dtype)
         down = frequencies(factors(rows))
         along = frequencies(factors(columns // lanes), lanes)
+        # Of a correlation: the conjugate's conjugate. In double, then rounded once.
+        lines = np.fft.fft(np.conj(weights).astype(np.complex128), columns, axis=1)[:, along]
         table = np.empty((2, rows // lanes, columns // lanes, lanes, lanes), dtype)
-        for band, into in zip(down.reshape(-1, lanes), table.swapaxes(0, 1), strict=True):
-            # Squares of rows and elements, turned over. Without another normalisation: forward
-            # and back multiply by the number of points.
-            squares = (spectrum[band[:, None], along] / spectrum.size).reshape(lanes, -1, lanes)
-            into[0], into[1] = squares.real.transpose(1, 2, 0), squares.imag.transpose(1, 2, 0)
+        # A vector of columns at a time: in double the whole would take far more than the result.
+        for x in range(0, columns, lanes):
+            spectrum = np.fft.fft(lines[:, x : x + lanes], rows, axis=0)[down].conj()
+            # Without another normalisation: forward and back multiply by the number of points.
+            squares = (spectrum / (rows * columns)).reshape(-1, lanes, lanes)
+            # Squares of rows and elements, turned over.
+            table[:, :, x // lanes] = np.array([squares.real, squares.imag]).swapaxes(2, 3)
         self._re, self._im = table.reshape(2, 1, -1)
         whole = np.dtype(np.int64)
         line = whole, dtype, dtype
@@ -103,7 +110,7 @@ class Transform:
         return self._re.nbytes + self._im.nbytes
 
     def apply(self, re: np.ndarray, im: np.ndarray) -> None:
-        """Convolve two windows in place.
+        """Correlate two windows in place.
 
         Parameters
         ----------
