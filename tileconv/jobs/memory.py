@@ -67,9 +67,10 @@ class Memory:
         }
         moving = sum(parts.values()) - baseline_bytes
         parts["slack of the allocator"] = SLACK_BYTES + moving // SLACK_PART
-        # Before the first tile there is the compiler, and what prepares the kernel.
-        starting = COMPILING_MIB * MIB + source.reader_bytes + source.table_bytes
-        starting += work.engine.held_bytes + work.engine.preparing_bytes
+        # Before the first tile there is the compiler, and then what prepares the kernel.
+        preparing = work.engine.held_bytes + work.engine.preparing_bytes
+        starting = max(COMPILING_MIB * MIB, COMPILED_MIB * MIB + preparing)
+        starting += source.reader_bytes + source.table_bytes
         parts["compiling"] = max(0, starting - sum(parts.values()))
         return cls(parts)
 
@@ -89,7 +90,9 @@ BASE_MIB = 130
 FFT_MIB = 10
 SCIPY_SIGNAL_MIB = 80
 COMPILING_MIB = 250
-"""What a process takes besides its tiles, MiB: after it has settled, and before.
+COMPILED_MIB = 190
+"""What a process takes besides its tiles, MiB: after it has settled; while it compiles, and from
+then until it has settled.
 
 Measured as what was resident once processes had settled, 98 to 119, and as their peak before,
 161 to 221, with rasters of 64 x 64, with and without a cache of compiled code; Python 3.11 and

@@ -83,6 +83,10 @@ class Transform:
     """
 
     def __init__(self, weights: np.ndarray, size: Shape, dtype: np.dtype) -> None:
+        # Compiled first: what that takes is not there any more when the tables are made.
+        whole = np.dtype(np.int64)
+        line = whole, dtype, dtype
+        self._convolve = loop("transforms", "convolve", (*[dtype] * 2, *line * 2, *[dtype] * 2), 1)
         rows, columns = size
         lanes = this_processor().vector_bytes // dtype.itemsize
         self._down, self._along = Line.of(rows, 1, dtype), Line.of(columns, lanes, dtype)
@@ -99,9 +103,6 @@ class Transform:
             # Squares of rows and elements, turned over.
             table[:, :, x // lanes] = np.array([squares.real, squares.imag]).swapaxes(2, 3)
         self._re, self._im = table.reshape(2, 1, -1)
-        whole = np.dtype(np.int64)
-        line = whole, dtype, dtype
-        self._convolve = loop("transforms", "convolve", (*[dtype] * 2, *line * 2, *[dtype] * 2), 1)
         self._lanes = lanes
 
     @property
