@@ -29,6 +29,9 @@ _FIELDS = (ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_ssize_t] * 2, ctypes.c_v
 """Numba's array: owner and parent (none here), elements, bytes of one, data; shape and strides
 follow."""
 
+_OWNER_LEAVES = "NRT_MemInfo_call_dtor"
+"""What compiled code would call when the owner of an array has no other use."""
+
 _LOOPS: dict[tuple[object, ...], Loop] = {}
 _MAKING = threading.Lock()
 
@@ -213,6 +216,3 @@ def _loaded(symbol: str, code: bytes) -> tuple[Any, int]:
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
     return engine, engine.get_function_address(symbol)
-
-
-_OWNER_LEAVES = "NRT_MemInfo_call_dtor"

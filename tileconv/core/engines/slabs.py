@@ -42,8 +42,8 @@ def slab_shape(shape: Shape, samples: int, kernel_shape: Shape, itemsize: int) -
     """Rows and columns of output that are computed at a time."""
     (rows, columns), (kr, kc) = shape, kernel_shape
     across = max(1, min(columns, max(ROW_BYTES // (samples * itemsize), kc, 16)))
-    row_bytes = (across + kc - 1) * samples * itemsize
-    down = align_up(max(SLAB_BYTES // row_bytes - kr + 1, kr // 4, 8), 4)
+    wide = (across + kc - 1) * samples * itemsize
+    down = align_up(max(SLAB_BYTES // wide - kr + 1, kr // 4, 8), 4)
     return min(rows, down), across
 
 

@@ -105,11 +105,6 @@ class Transform:
         self._re, self._im = table.reshape(2, 1, -1)
         self._lanes = lanes
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the spectrum."""
-        return self._re.nbytes + self._im.nbytes
-
     def apply(self, re: np.ndarray, im: np.ndarray) -> None:
         """Correlate two windows in place.
 

@@ -6,7 +6,7 @@ registers while the window moves over it, and each vector of pixels that is load
 every row of the block that a weight brings it to (the micro-kernel of K. Goto and R. van de
 Geijn, Anatomy of high-performance matrix multiplication, 2008, for convolution)::
 
-    rows of pixels      rows of outputs (4 x 4 vectors)
+    rows of pixels      rows of outputs (4 x 4 vectors; 4 x 2 where there are 16 registers)
     ------------- r --> j = r - weight row, for each row of weights
                         sums[j] += weights[r - j, d] * pixels[r, i + d]
 

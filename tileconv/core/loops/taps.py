@@ -14,13 +14,9 @@ from tileconv.core.loops.vectors import contiguous_row
 
 
 def add_taps(
-    x: np.ndarray,
-    weights: np.ndarray,
-    shifts: np.ndarray,
-    out: np.ndarray,
-    chained: int,
+    x: np.ndarray, weights: np.ndarray, shifts: np.ndarray, out: np.ndarray, chained: int
 ) -> None:
-    """Add ``sum over t of factors[t] * x[y + shifts[t, 0], i + shifts[t, 1]]`` to ``out[y, i]``.
+    """Add ``sum over t of weights[0, t] * x[y + shifts[t, 0], i + shifts[t, 1]]`` to ``out[y, i]``.
 
     Parameters
     ----------
@@ -36,8 +32,8 @@ def add_taps(
         Whether each product is added to the sum of all before it, as scipy does, or first
         to the others of its pass of eight, which loses less.
     """
-    factors = contiguous_row(weights, 0)
-    taps = factors.size
+    w = contiguous_row(weights, 0)
+    taps = w.size
     n = out.shape[1]
     for y in range(out.shape[0]):
         row = contiguous_row(out, y)
@@ -51,13 +47,8 @@ def add_taps(
             a5 = contiguous_row(x, y + shifts[t + 5, 0])[shifts[t + 5, 1] : shifts[t + 5, 1] + n]
             a6 = contiguous_row(x, y + shifts[t + 6, 0])[shifts[t + 6, 1] : shifts[t + 6, 1] + n]
             a7 = contiguous_row(x, y + shifts[t + 7, 0])[shifts[t + 7, 1] : shifts[t + 7, 1] + n]
-            w0, w1, w2, w3 = factors[t], factors[t + 1], factors[t + 2], factors[t + 3]
-            w4, w5, w6, w7 = (
-                factors[t + 4],
-                factors[t + 5],
-                factors[t + 6],
-                factors[t + 7],
-            )
+            w0, w1, w2, w3 = w[t], w[t + 1], w[t + 2], w[t + 3]
+            w4, w5, w6, w7 = w[t + 4], w[t + 5], w[t + 6], w[t + 7]
             if chained:
                 for i in range(n):
                     row[i] = (
@@ -86,7 +77,7 @@ def add_taps(
             t += 8
         while t < taps:
             a0 = contiguous_row(x, y + shifts[t, 0])[shifts[t, 1] : shifts[t, 1] + n]
-            w0 = factors[t]
+            w0 = w[t]
             for i in range(n):
                 row[i] = row[i] + w0 * a0[i]
             t += 1
