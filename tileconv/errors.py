@@ -6,6 +6,7 @@
     ├── ConfigError (ValueError)     2   usage or configuration
     │   └── MethodError              2   a forced method cannot serve this kernel or dtype
     ├── InputError                   3   the input is bad or cannot be trusted
+    │   └── BadChunkError            3   a chunk of it is, which may be restored
     ├── OutputExistsError            4   the output is in the way
     ├── LockedError                  5   another run holds the output
     ├── StorageError                 6   storage failed
@@ -49,6 +50,13 @@ class InputError(TileconvError):
     """A raster cannot be read: missing, unreadable, corrupt or absurd."""
 
     exit_code = 3
+
+
+class BadChunkError(InputError):
+    """A chunk of a raster is corrupt or lacking; the rest of the raster can be read.
+
+    A run that met it can go on where it stopped, once the chunk is restored.
+    """
 
 
 class OutputExistsError(TileconvError):

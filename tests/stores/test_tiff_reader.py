@@ -12,8 +12,8 @@ import pytest
 import tifffile
 
 from tileconv.core.grid import Region
-from tileconv.errors import ConfigError, InputError
-from tileconv.stores.absent import Missing
+from tileconv.errors import BadChunkError, ConfigError, InputError
+from tileconv.stores.absent import Bad, Missing
 from tileconv.stores.chunk_cache import ChunkCache
 from tileconv.stores.tiff import pages as tiff_pages
 from tileconv.stores.tiff.reader import TiffSource
@@ -333,12 +333,14 @@ def edit_tag(path, code, change):
 
 
 @pytest.mark.parametrize("nodata", [None, "7"])
-@pytest.mark.parametrize("table", [324, 325])
-def test_sparse_tiles_are_filled_and_counted(path, table, nodata):
+@pytest.mark.parametrize("offsets", ["kept", "zero"])
+def test_sparse_tiles_are_filled_and_counted(path, offsets, nodata):
+    """What makes a tile sparse is its length of 0; slide scanners leave the offset in place."""
     image = pixels((40, 50))
     extratags = [] if nodata is None else [(42113, 2, 2, nodata, True)]
     tifffile.imwrite(path, image, tile=(16, 16), extratags=extratags)
-    edit_tag(path, table, lambda values: [*values[:5], 0, 0, *values[7:]])
+    for code in (325,) if offsets == "kept" else (324, 325):
+        edit_tag(path, code, lambda values: [*values[:5], 0, 0, *values[7:]])
     expected = image.copy()
     expected[16:32, 16:48] = int(nodata or 0)
     assert_same(path, 0, expected)
@@ -346,6 +348,7 @@ def test_sparse_tiles_are_filled_and_counted(path, table, nodata):
         for _ in range(2):
             whole(source)
         assert source.absent.count == 2
+        assert source.bad.count == 0
         assert "page 0, tile 5 (row 1, column 1)" in source.absent.first[0]
         assert source.absent.chunks == 12
 
@@ -380,19 +383,6 @@ def test_strips_around_an_absent_one_may_adjoin_in_the_file(path, compression):
         edit_tag(path, code, lambda values: [*values[:3], 0, *values[3:9]])
     expected = np.concatenate([image[:12], np.zeros((4, 50), "uint16"), image[12:36]])
     assert_same(path, 0, expected)
-
-
-def test_a_missing_last_row_of_tiles_is_noticed(path):
-    image = pixels((48, 50))
-    tifffile.imwrite(path, image, tile=(16, 16))
-    with tifffile.TiffFile(path, mode="r+b") as tif:
-        for code in (324, 325):
-            tag = tif.pages[0].tags[code]
-            tag.overwrite(list(tag.value)[:8])
-    image[32:] = 0
-    with TiffSource(path) as source:
-        np.testing.assert_array_equal(whole(source), image)
-        assert source.absent.count == 4
 
 
 def test_a_page_that_an_ome_file_does_not_hold_is_absent(tmp_path):
@@ -647,6 +637,109 @@ def test_other_files_are_never_read(tmp_path):
     for name in names:
         tifffile.imwrite(tmp_path / name, pixels((40, 50)), description=xml, metadata=None)
     refused(tmp_path / names[0], "two.ome.tif.*as one file")
+
+
+# ------------------------------------------------------------------- bad segments, filled
+
+
+def shorten_tables(path, codes, length):
+    with tifffile.TiffFile(path, mode="r+b") as tif:
+        for code in codes:
+            tag = tif.pages[0].tags[code]
+            tag.overwrite(list(tag.value)[:length])
+
+
+def refused_or_filled(path, expected, names, match):
+    """An error that is about a chunk, or, if asked for, pixels with the bad ones filled."""
+    with pytest.raises(BadChunkError, match=match), TiffSource(path) as source:
+        whole(source)
+    with TiffSource(path, bad=Bad.FILL, missing=Missing.ERROR) as source:
+        for _ in range(2):
+            np.testing.assert_array_equal(whole(source), expected)
+        assert source.absent.count == 0
+        assert source.bad.count == len(names)
+        assert [name.split(", ", 1)[1] for name in sorted(source.bad.first)] == names
+        found = source.bad.news()
+        assert sorted(found.names) == sorted(source.bad.first)
+        assert len(found.numbers) == len(names)
+        with pickle.loads(pickle.dumps(source)) as again:
+            assert again.bad.bad is Bad.FILL
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "zlib"}], ids=["raw", "deflate"])
+def test_a_missing_last_row_of_tiles(path, options):
+    image = pixels((48, 50))
+    tifffile.imwrite(path, image, tile=(16, 16), **options)
+    shorten_tables(path, (324, 325), 8)
+    image[32:] = 0
+    names = ["tile 10 (row 2, column 2)", "tile 11 (row 2, column 3)", "tile 8 (row 2, column 0)",
+             "tile 9 (row 2, column 1)"]  # fmt: skip
+    refused_or_filled(path, image, names, r"tile 8 \(row 2, column 0\) is not listed.*4 tiles")
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "zlib"}], ids=["raw", "deflate"])
+def test_a_missing_last_strip(path, options):
+    image = pixels((48, 50))
+    tifffile.imwrite(path, image, rowsperstrip=10, **options)
+    shorten_tables(path, (273, 279), 4)
+    image[40:] = 0
+    refused_or_filled(path, image, ["strip 4"], "strip 4 is not listed")
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "zlib"}], ids=["raw", "deflate"])
+@pytest.mark.parametrize("offset", [0, 7, 2**32 - 1])
+def test_offsets_where_no_pixels_can_be(path, options, offset):
+    image = pixels((40, 50))
+    tags = [(42113, 2, 2, "7", True)]
+    tifffile.imwrite(path, image, tile=(16, 16), extratags=tags, **options)
+    edit_tag(path, 324, lambda values: [*values[:5], offset, *values[6:]])
+    image[16:32, 16:32] = 7
+    match = rf"tile 5 \(row 1, column 1\), bytes {offset} to .* (header|beyond)"
+    refused_or_filled(path, image, ["tile 5 (row 1, column 1)"], match)
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "zlib"}], ids=["raw", "deflate"])
+def test_a_file_that_is_cut_short_keeps_the_rest(path, options):
+    image = pixels((48, 50))
+    tifffile.imwrite(path, image, rowsperstrip=10, **options)
+    os.truncate(path, path.stat().st_size - 10)
+    image[40:] = 0
+    refused_or_filled(path, image, ["strip 4"], "strip 4, .*cut short")
+
+
+def test_a_strip_that_cannot_be_decoded_does_not_take_its_neighbours_along(path):
+    """Strips that adjoin in the file are read at once."""
+    image = np.arange(48 * 50, dtype="uint16").reshape(48, 50)
+    tifffile.imwrite(path, image, rowsperstrip=10, compression="zlib")
+    with tifffile.TiffFile(path) as tif:
+        offset = tif.pages[0].dataoffsets[2]
+    data = bytearray(path.read_bytes())
+    data[offset : offset + 9] = b"\x07" * 9
+    path.write_bytes(data)
+    image[20:30] = 0
+    refused_or_filled(path, image, ["strip 2"], "strip 2, .*cannot be decoded")
+
+
+@pytest.mark.parametrize("tiled", [False, True])
+@pytest.mark.parametrize("options", [{}, {"compression": "zlib"}], ids=["raw", "deflate"])
+def test_an_input_error_of_the_disk_is_a_bad_segment(path, options, tiled, monkeypatch):
+    image = pixels((48, 50))
+    cut = {"tile": (16, 64)} if tiled else {"rowsperstrip": 16}
+    tifffile.imwrite(path, image, **cut, **options)
+    with tifffile.TiffFile(path) as tif:
+        first = tif.pages[0].dataoffsets[1]
+        last = first + tif.pages[0].databytecounts[1]
+    pread = os.pread
+
+    def failing(descriptor, count, offset):
+        if offset < last and offset + count > first:
+            raise OSError(5, "Input/output error")
+        return pread(descriptor, count, offset)
+
+    monkeypatch.setattr(os, "pread", failing)
+    image[16:32] = 0
+    name = "tile 1 (row 1, column 0)" if tiled else "strip 1"
+    refused_or_filled(path, image, [name], f"{name.split(' (')[0]}.*Input/output error")
 
 
 # ------------------------------------------------------------------- tags

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from pathlib import Path
 
@@ -23,8 +24,8 @@ from zarr.codecs import (
 )
 
 from tileconv.core.grid import Region
-from tileconv.errors import ConfigError, InputError
-from tileconv.stores.absent import Missing
+from tileconv.errors import BadChunkError, ConfigError, InputError
+from tileconv.stores.absent import Bad, Missing
 from tileconv.stores.chunk_cache import ChunkCache
 from tileconv.stores.zarr.chunks import LibraryChunks, LocalChunks
 from tileconv.stores.zarr.reader import ZarrSource
@@ -424,6 +425,42 @@ def test_a_corrupt_chunk_is_an_error_that_names_it(tmp_path, options, how):
     assert name in message
     assert "corrupt" in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("how", sorted(CORRUPTIONS))
+@pytest.mark.parametrize("local", [True, False])
+def test_bad_chunks_are_filled_on_request_and_are_not_absent(tmp_path, local, how):
+    array = pixels((20, 20), "u1")
+    stored = make(tmp_path / "a", array, chunks=(10, 10), fill_value=7)
+    path = tmp_path / "a/c/1/0"
+    path.write_bytes(CORRUPTIONS[how](path.read_bytes()))
+    opened = tmp_path / "a" if local else _in_memory(stored)
+    with pytest.raises(BadChunkError, match=r"chunk \(1, 0\)"):
+        planes(ZarrSource(opened))
+    source = ZarrSource(opened, bad=Bad.FILL, missing=Missing.ERROR)
+    array[10:, :10] = 7
+    for _ in range(2):
+        assert_reads(source, array)
+    assert (source.bad.count, source.bad.chunks, source.absent.count) == (1, 4, 0)
+    assert source.bad.first[0].endswith("chunk (1, 0) (c/1/0)")
+    assert source.bad.news().numbers.tolist() == [2]
+    if local:
+        assert pickle.loads(pickle.dumps(source)).bad.bad is Bad.FILL
+        shutil.rmtree(tmp_path / "a/c/0")
+        with pytest.raises(BadChunkError, match="--missing fill"):
+            planes(ZarrSource(opened, bad=Bad.FILL, missing=Missing.ERROR))
+
+
+def _in_memory(array: zarr.Array) -> zarr.Array:
+    """The same keys and bytes in a store that is no folder."""
+    from zarr.core.buffer import cpu
+
+    root = Path(str(array.store.root))
+    files = [path for path in root.rglob("*") if path.is_file()]
+    stored = {
+        str(path.relative_to(root)): cpu.Buffer.from_bytes(path.read_bytes()) for path in files
+    }
+    return zarr.open_array(zarr.storage.MemoryStore(stored), mode="r")
 
 
 @pytest.mark.parametrize(

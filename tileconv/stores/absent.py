@@ -1,4 +1,8 @@
-"""Chunks a format allows to be missing: filled as it says, counted, never passed over."""
+"""Chunks without pixels, absent or bad: filled where that is allowed, counted, never passed over.
+
+An absent chunk is one that its format allows to be missing. A bad one is there and cannot be
+read or decoded, or should be there and is not.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from enum import StrEnum
 import numpy as np
 
 from tileconv.core.bitmap import Bitmap
-from tileconv.errors import InputError
+from tileconv.errors import BadChunkError
 
 
 class Missing(StrEnum):
@@ -21,31 +25,35 @@ class Missing(StrEnum):
     ERROR = "error"
 
 
+class Bad(StrEnum):
+    """What to do about a bad chunk: refuse, or fill as if it were absent, and say so."""
+
+    ERROR = "error"
+    FILL = "fill"
+
+
 @dataclass(frozen=True, slots=True)
 class Absences:
-    """Chunks that were found to be absent: all their numbers, and names of the first few."""
+    """Chunks that were found without pixels: all their numbers, and names of the first few."""
 
     numbers: np.ndarray
     names: tuple[str, ...]
 
 
-class AbsentChunks:
-    """Counts the absent chunks of a source, and keeps the names of the first ten.
+class ChunkTally:
+    """Counts chunks of a source, and keeps the names of the first `NAMED`.
 
-    Thread-safe. A chunk that is read twice counts once, by a bit for each chunk.
+    Thread-safe. A chunk that is met twice counts once, by a bit for each chunk.
 
     Parameters
     ----------
     chunks : int
         Number of chunks the raster has.
-    missing : Missing
-        With `Missing.ERROR`, the first absent chunk raises.
     """
 
     NAMED = 10
 
-    def __init__(self, chunks: int, missing: Missing = Missing.WARN) -> None:
-        self.missing = missing
+    def __init__(self, chunks: int) -> None:
         self.chunks = chunks
         self.count = 0
         self.first: list[str] = []
@@ -53,24 +61,6 @@ class AbsentChunks:
         self._news = array("q")
         self._told = 0
         self._lock = threading.Lock()
-
-    def add(self, number: int, name: str) -> None:
-        """Count chunk `number`, that people know as `name`.
-
-        Raises
-        ------
-        InputError
-            If absent chunks are refused.
-        """
-        if self.missing is Missing.ERROR:
-            raise InputError(
-                f"{name} is absent; restore it, or read it as the fill value with --missing fill"
-            )
-        with self._lock:
-            if self._is_new(number):
-                self._news.append(number)
-                if len(self.first) < self.NAMED:
-                    self.first.append(name)
 
     def news(self) -> Absences:
         """What was counted since this was last asked, for another's `merge`."""
@@ -87,6 +77,14 @@ class AbsentChunks:
                 names = [name for name in found.names if name not in self.first]
                 self.first += names[: self.NAMED - len(self.first)]
 
+    def _count(self, number: int, name: str) -> None:
+        """Count chunk `number`, that people know as `name`."""
+        with self._lock:
+            if self._is_new(number):
+                self._news.append(number)
+                if len(self.first) < self.NAMED:
+                    self.first.append(name)
+
     def _is_new(self, number: int) -> bool:
         """Count a chunk that was not counted before."""
         if not self._seen.size:
@@ -97,3 +95,63 @@ class AbsentChunks:
         self._seen.set(number)
         self.count += 1
         return True
+
+
+class AbsentChunks(ChunkTally):
+    """Counts the absent chunks of a source, and keeps the names of the first ten.
+
+    Parameters
+    ----------
+    chunks : int
+        Number of chunks the raster has.
+    missing : Missing
+        With `Missing.ERROR`, the first absent chunk raises.
+    """
+
+    def __init__(self, chunks: int, missing: Missing = Missing.WARN) -> None:
+        super().__init__(chunks)
+        self.missing = missing
+
+    def add(self, number: int, name: str) -> None:
+        """Count chunk `number`, that people know as `name`.
+
+        Raises
+        ------
+        BadChunkError
+            If absent chunks are refused.
+        """
+        if self.missing is Missing.ERROR:
+            raise BadChunkError(
+                f"{name} is absent; restore it, or read it as the fill value with --missing fill"
+            )
+        self._count(number, name)
+
+
+class BadChunks(ChunkTally):
+    """Counts the bad chunks of a source, and keeps the names of the first thousand.
+
+    Parameters
+    ----------
+    chunks : int
+        Number of chunks the raster has.
+    bad : Bad
+        With `Bad.ERROR`, the first bad chunk raises.
+    """
+
+    NAMED = 1000
+
+    def __init__(self, chunks: int, bad: Bad = Bad.ERROR) -> None:
+        super().__init__(chunks)
+        self.bad = bad
+
+    def add(self, number: int, name: str, error: BadChunkError) -> None:
+        """Count chunk `number`, that people know as `name`, for what `error` says of it.
+
+        Raises
+        ------
+        BadChunkError
+            `error`, if bad chunks are refused.
+        """
+        if self.bad is Bad.ERROR:
+            raise error
+        self._count(number, name)

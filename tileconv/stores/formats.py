@@ -12,7 +12,7 @@ import numpy as np
 
 from tileconv.core.raster import Raster
 from tileconv.errors import ConfigError, InputError
-from tileconv.stores.absent import Missing
+from tileconv.stores.absent import Bad, Missing
 from tileconv.stores.array_source import NpySource, NumpySource, is_npy
 from tileconv.stores.chunk_cache import ChunkCache
 from tileconv.stores.layout import Layout
@@ -36,6 +36,7 @@ def open_source(
     level: int = 0,
     dims: str | Sequence[str] | None = None,
     missing: Missing = Missing.WARN,
+    bad: Bad = Bad.ERROR,
     cache: ChunkCache | None = None,
 ) -> Source:
     """The source of a raster, found by what the file holds, not by its name.
@@ -50,6 +51,8 @@ def open_source(
         Names of an array's axes; see `tileconv.stores.axes.raster_dims`.
     missing : Missing
         What to do about chunks that the format allows to be absent.
+    bad : Bad
+        What to do about chunks that cannot be read or decoded.
     cache : ChunkCache, optional
         Shared cache of decoded chunks; without one, a source makes its own.
 
@@ -66,7 +69,7 @@ def open_source(
     if not isinstance(source, str | os.PathLike):
         from tileconv.stores.zarr.reader import ZarrSource
 
-        return ZarrSource(source, level=level, dims=dims, missing=missing, cache=cache)
+        return ZarrSource(source, level=level, dims=dims, missing=missing, bad=bad, cache=cache)
     path = Path(source)
     try:
         is_zarr, head = _look_at(path)
@@ -79,16 +82,15 @@ def open_source(
     if is_zarr:
         from tileconv.stores.zarr.reader import ZarrSource
 
-        return ZarrSource(path, level=level, dims=dims, missing=missing, cache=cache)
+        return ZarrSource(path, level=level, dims=dims, missing=missing, bad=bad, cache=cache)
     if is_npy(head):
         _refuse_level(level, str(path))
         return NpySource(path, dims=dims)
     if head.startswith(_TIFF_MAGIC):
         from tileconv.stores.tiff.reader import TiffSource
 
-        return _tiff_with_dims(
-            TiffSource(path, level=level, missing=missing, cache=cache), dims, path
-        )
+        tiff = TiffSource(path, level=level, missing=missing, bad=bad, cache=cache)
+        return _tiff_with_dims(tiff, dims, path)
     what = "a folder without Zarr metadata" if path.is_dir() else "of no format tileconv knows"
     raise InputError(f"input {path} is {what}; give a TIFF, a Zarr or a .npy file")
 

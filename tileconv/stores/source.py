@@ -12,7 +12,7 @@ import numpy as np
 
 from tileconv.core.grid import Region
 from tileconv.core.raster import Raster
-from tileconv.stores.absent import AbsentChunks
+from tileconv.stores.absent import AbsentChunks, BadChunks
 from tileconv.stores.chunk_cache import ChunkCache
 from tileconv.stores.disk import identity
 from tileconv.stores.tiff.tags import TiffTags
@@ -47,8 +47,11 @@ class Source(ABC):
 
         Raises
         ------
+        BadChunkError
+            A chunk cannot be read or decoded, or is absent, and was not to be filled; it names
+            file, page or array, chunk and byte range.
         InputError
-            Naming file, page or array, chunk and byte range.
+            Anything else about the file.
         """
 
     @property
@@ -79,6 +82,11 @@ class Source(ABC):
     def absent(self) -> AbsentChunks:
         """Chunks that the format allows to be missing and that were read as fill value."""
         return AbsentChunks(0)
+
+    @property
+    def bad(self) -> BadChunks:
+        """Chunks that cannot be read and were filled as absent ones are, where that was asked."""
+        return BadChunks(0)
 
     def require_chunks(self) -> None:
         """Refuse a raster that has pixels, none of which was ever stored.

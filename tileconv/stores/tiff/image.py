@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from tileconv.errors import InputError
+from tileconv.errors import BadChunkError, InputError
 from tileconv.stores.tiff.pages import Geometry, SegmentTable, is_raw
 from tileconv.stores.tiff.structure import (
     check_chain,
@@ -100,6 +100,14 @@ class TiffImage:
         where = f" (row {row}, column {column})" if geometry.tiled else ""
         return f"{self.path}: {self.page_names[page]}, {geometry.kind} {index}{where}"
 
+    def bad_segment(self, page: int, index: int, what: str) -> BadChunkError:
+        """The error about a segment: its name, its bytes, and what is wrong with them."""
+        offset, count = (int(of[page, index]) for of in (self.table.offsets, self.table.counts))
+        where = "" if count == SegmentTable.UNLISTED else f", bytes {offset} to {offset + count},"
+        return BadChunkError(
+            f"{self.segment_name(page, index)}{where} {what}; restore the file or write it again"
+        )
+
 
 def read_image(file: BinaryIO, path: Path, size: int, level: int) -> TiffImage:
     """Read and check the structure of a file's first image at a pyramid `level`.
@@ -125,7 +133,7 @@ def _image_of(tif: Any, series: Any, path: Path, size: int) -> TiffImage:
         geometry, table = _one_block(series, path, size)
     else:
         pages = list(series)
-        geometry, table = _listed_segments(pages, keyframe, path, raw=raw)
+        geometry, table = _listed_segments(pages, keyframe, path, size, raw=raw)
     shape, dims = _axes(series, geometry, len(pages), path)
     decode = _decoder(keyframe, geometry, path)
     name = str(getattr(keyframe.compression, "name", keyframe.compression)).lower()
@@ -165,7 +173,7 @@ def _one_block(series: Any, path: Path, size: int) -> tuple[Geometry, SegmentTab
     geometry = Geometry(
         separate * repeats, depth, rows, columns, samples, tiled=False, segment=(1, rows, columns)
     )
-    table = SegmentTable.empty(1, geometry.segments)
+    table = SegmentTable.empty(1, geometry.segments, size)
     plane = series.nbytes // geometry.segments
     starts = series.dataoffset + plane * np.arange(geometry.segments, dtype=np.int64)
     table.fill(0, starts, np.full(geometry.segments, plane))
@@ -173,19 +181,19 @@ def _one_block(series: Any, path: Path, size: int) -> tuple[Geometry, SegmentTab
 
 
 def _listed_segments(
-    pages: list[Any], keyframe: Any, path: Path, *, raw: bool
+    pages: list[Any], keyframe: Any, path: Path, size: int, *, raw: bool
 ) -> tuple[Geometry, SegmentTable]:
     """The segments that each page lists."""
     geometry = Geometry.of_page(keyframe)
     _refuse_absurd(geometry, pages, keyframe, path)
-    table = SegmentTable.empty(len(pages), geometry.segments)
+    table = SegmentTable.empty(len(pages), geometry.segments, size)
     for number, page in enumerate(pages):
         if page is None:
             continue
         offsets, counts = page.dataoffsets, page.databytecounts
         if len(offsets) == 0 and geometry.segments > 0:
             raise InputError(f"{path}: {_page_name(page)} does not say where its pixels are")
-        if raw and geometry.segments == 1 and len(offsets) == 1 and not any(counts):
+        if raw and geometry.segments == 1 and len(offsets) == 1 and any(offsets) > any(counts):
             # Old writers leave out the length of a single raw strip; it is known.
             counts = (math.prod(keyframe.shaped) * keyframe.dtype.itemsize,)
         table.fill(number, offsets, counts)

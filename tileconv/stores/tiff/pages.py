@@ -13,6 +13,9 @@ CHUNK_BYTES = 1 << 20
 """Decoded size that strips are grouped to, and that giant raw strips are cut into: large
 enough that the request costs little beside the copying, small enough for any memory cap."""
 
+HEADER_BYTES = 8
+"""What a file begins with, before anything that an offset may point to."""
+
 # Most bytes that one encoded byte can become. A segment that claims more cannot decode, and is
 # refused before its pixels are allocated. none; deflate: 258 bytes for two bits (RFC 1951);
 # LZW: 4096 bytes for a code of 9 bits or more; PackBits: 128 for two; zstd: a block of four
@@ -140,34 +143,54 @@ class Geometry:
 class SegmentTable:
     """Byte ranges of every segment of every page, as int64 of shape (pages, segments).
 
-    Offset or count 0, or an entry the file's own table lacks, is an absent segment; both
-    are 0 here.
+    A segment of 0 bytes is absent, wherever it is said to be; one that the file's own table
+    lacks has `UNLISTED` bytes.
+
+    Parameters
+    ----------
+    offsets, counts : ndarray
+    file_size : int
+        In bytes; no segment reaches beyond it.
     """
 
     offsets: np.ndarray
     counts: np.ndarray
+    file_size: int
+
+    UNLISTED = -1
 
     @classmethod
-    def empty(cls, pages: int, segments: int) -> SegmentTable:
+    def empty(cls, pages: int, segments: int, file_size: int) -> SegmentTable:
         """A table of absent segments."""
         zeros = np.zeros((2, pages, segments), np.int64)
-        return cls(zeros[0], zeros[1])
+        return cls(zeros[0], zeros[1], file_size)
 
     def fill(self, page: int, offsets: Any, counts: Any) -> None:
-        """Take over a page's tables; an entry that no file can have counts as absent."""
+        """Take over a page's tables."""
         listed = min(len(offsets), len(counts), self.offsets.shape[1])
         start = np.array(offsets[:listed], np.uint64)
         length = np.array(counts[:listed], np.uint64)
         # Above 2**62 nothing adds up in int64; such a range is outside any file.
         limit = np.uint64(1 << 62)
-        start, length = np.minimum(start, limit), np.minimum(length, limit)
-        present = (start > 0) & (length > 0)
-        self.offsets[page, :listed] = np.where(present, start, 0)
-        self.counts[page, :listed] = np.where(present, length, 0)
+        self.offsets[page, :listed] = np.minimum(start, limit)
+        self.counts[page, :listed] = np.minimum(length, limit)
+        self.counts[page, listed:] = self.UNLISTED
 
-    def beyond(self, size: int) -> np.ndarray:
-        """Flat numbers of the segments that reach beyond a file of `size` bytes."""
-        return np.flatnonzero(self.offsets > size - self.counts)
+    def faulty(self) -> np.ndarray:
+        """Flat numbers of the segments that have a `fault`."""
+        placed = (self.offsets >= HEADER_BYTES) & (self.offsets <= self.file_size - self.counts)
+        return np.flatnonzero((self.counts != 0) & ~(placed & (self.counts > 0)))
+
+    def fault(self, page: int, index: int) -> str | None:
+        """What is wrong with a segment's byte range, after its name; None if nothing is."""
+        offset, count = int(self.offsets[page, index]), int(self.counts[page, index])
+        if count == self.UNLISTED:
+            return "is not listed: the table of byte ranges ends before it"
+        if count and offset < HEADER_BYTES:
+            return "cannot lie there: that is the header of the file"
+        if count and offset > self.file_size - count:
+            return f"reaches beyond the file's {self.file_size} bytes: it is cut short"
+        return None
 
     @property
     def nbytes(self) -> int:

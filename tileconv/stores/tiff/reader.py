@@ -21,7 +21,7 @@ import numpy as np
 from tileconv.core.grid import Region, Shape, ceil_div
 from tileconv.core.raster import Raster
 from tileconv.errors import ConfigError, InputError
-from tileconv.stores.absent import AbsentChunks, Missing
+from tileconv.stores.absent import AbsentChunks, Bad, BadChunks, Missing
 from tileconv.stores.chunk_cache import DEFAULT_CACHE_BYTES, ChunkCache
 from tileconv.stores.source import Source
 from tileconv.stores.tiff.image import TiffImage, read_image
@@ -43,6 +43,8 @@ class TiffSource(Source):
         Pyramid level, 0 the full size; SubIFDs and chained overviews alike.
     missing : Missing
         What to do about sparse segments.
+    bad : Bad
+        What to do about segments that cannot be read or decoded, or are not in the file.
     cache : ChunkCache or None
         Decoded chunks, possibly shared with other sources; None for one of its own, of
         `DEFAULT_CACHE_BYTES`. A pickled source comes back with one of its own.
@@ -51,8 +53,10 @@ class TiffSource(Source):
     ------
     ConfigError
         For a path that does not exist, and for a level that does not.
+    BadChunkError
+        For a segment that the file does not hold, unless such segments are filled.
     InputError
-        For a file that cannot be read, or whose segments reach beyond its end.
+        For a file that cannot be read.
     """
 
     def __init__(
@@ -61,11 +65,11 @@ class TiffSource(Source):
         *,
         level: int = 0,
         missing: Missing = Missing.WARN,
+        bad: Bad = Bad.ERROR,
         cache: ChunkCache | None = None,
     ) -> None:
         self._path = Path(path)
         self._level = level
-        self._missing = missing
         self._cache = ChunkCache(DEFAULT_CACHE_BYTES) if cache is None else cache
         # Names this source's chunks in a shared cache; an id() could be used again.
         self._token = object()
@@ -73,14 +77,16 @@ class TiffSource(Source):
         try:
             size = os.fstat(self._file.fileno()).st_size
             self._image = image = read_image(self._file, self._path, size, level)
-            _refuse_truncated(image)
+            if bad is Bad.ERROR:
+                _refuse_faulty(image)
         except BaseException:
             self._file.close()
             raise
         geometry, segments = image.geometry, image.table.offsets.size
         self._chunk: Shape = geometry.chunk_shape(image.dtype.itemsize, raw=image.raw)
         self._absent = AbsentChunks(segments, missing)
-        self._segments = SegmentReader(self._file.fileno(), image, self._absent)
+        self._bad = BadChunks(segments, bad)
+        self._segments = SegmentReader(self._file.fileno(), image, self._absent, self._bad)
         self._raster = Raster(
             shape=image.shape,
             dtype=image.dtype,
@@ -89,7 +95,7 @@ class TiffSource(Source):
             chunk_planes=geometry.segment[0],
             whole_chunks=geometry.tiled,
             compression=image.compression,
-            table_bytes=image.memory_bytes + ceil_div(segments, 8),
+            table_bytes=image.memory_bytes + ceil_div(segments, 4),
         )
 
     @property
@@ -106,6 +112,11 @@ class TiffSource(Source):
     def absent(self) -> AbsentChunks:
         """Sparse segments read so far, filled with GDAL_NODATA or 0."""
         return self._absent
+
+    @property
+    def bad(self) -> BadChunks:
+        """Segments that could not be read or decoded, filled with GDAL_NODATA or 0."""
+        return self._bad
 
     @property
     def tags(self) -> TiffTags:
@@ -160,7 +171,8 @@ class TiffSource(Source):
         self._file.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        reopen = partial(TiffSource, level=self._level, missing=self._missing)
+        missing, bad = self._absent.missing, self._bad.bad
+        reopen = partial(TiffSource, level=self._level, missing=missing, bad=bad)
         return reopen, (self._path.absolute(),)
 
 
@@ -178,14 +190,10 @@ def _open_regular(path: Path) -> BinaryIO:
         raise InputError(f"{path} cannot be opened: {error.strerror}") from error
 
 
-def _refuse_truncated(image: TiffImage) -> None:
+def _refuse_faulty(image: TiffImage) -> None:
     """Said at once rather than after hours: a file cut short is the commonest damage."""
-    beyond = image.table.beyond(image.size)
-    if beyond.size:
-        page, index = divmod(int(beyond[0]), image.geometry.segments)
-        offset, count = (int(t[page, index]) for t in (image.table.offsets, image.table.counts))
-        raise InputError(
-            f"{image.segment_name(page, index)}, bytes {offset} to {offset + count}, and "
-            f"{beyond.size - 1} more reach beyond the file's {image.size} bytes; "
-            "the file is cut short: copy it again"
-        )
+    faulty = image.table.faulty()
+    if faulty.size:
+        page, index = divmod(int(faulty[0]), image.geometry.segments)
+        what = f"{image.table.fault(page, index)} ({faulty.size} {image.geometry.kind}s are bad)"
+        raise image.bad_segment(page, index, what)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from tileconv.core.grid import Region
-from tileconv.errors import InputError
-from tileconv.stores.absent import AbsentChunks
+from tileconv.errors import BadChunkError, InputError
+from tileconv.stores.absent import AbsentChunks, BadChunks
 from tileconv.stores.tiff.codestreams import declared_size, is_cut_off
 from tileconv.stores.tiff.image import TiffImage
 from tileconv.stores.tiff.pages import expands_too_far
@@ -18,6 +19,16 @@ from tileconv.stores.tiff.structure import one_line
 
 # An encoded segment is hardly larger than its pixels; room for tables and metadata in it.
 _MOST_ENCODED = 1 << 20
+
+
+class _Piece(NamedTuple):
+    """Rows of a raw strip that lie one behind the other: where in the output and in the file."""
+
+    strip: int
+    row: int
+    rows: int
+    start: int
+    length: int
 
 
 class SegmentReader:
@@ -30,12 +41,17 @@ class SegmentReader:
     image : TiffImage
     absent : AbsentChunks
         Told of every sparse segment.
+    bad : BadChunks
+        Told of every segment that cannot be read or decoded.
     """
 
-    def __init__(self, descriptor: int, image: TiffImage, absent: AbsentChunks) -> None:
+    def __init__(
+        self, descriptor: int, image: TiffImage, absent: AbsentChunks, bad: BadChunks
+    ) -> None:
         self._descriptor = descriptor
         self._image = image
         self._absent = absent
+        self._bad = bad
 
     def fill_absent(self, page: int, index: int, out: np.ndarray) -> bool:
         """Fill `out` with the file's nodata if the segment is absent, and count it."""
@@ -47,15 +63,24 @@ class SegmentReader:
         return True
 
     def tile(self, page: int, index: int) -> np.ndarray:
-        """A whole tile, of shape (depth, rows, columns, samples); it must be there."""
-        image, geometry = self._image, self._image.geometry
-        offset, count = self._range(page, index)
-        shape = (*geometry.segment, geometry.samples)
-        wanted = math.prod(shape) * image.dtype.itemsize
-        if image.raw and count >= wanted:
-            data = self._pread(page, index, offset, wanted)
-            return np.frombuffer(data, image.stored_dtype).reshape(shape)
-        return self._decode(page, index, self._encoded(page, index))
+        """A whole tile, of shape (depth, rows, columns, samples); it must not be absent."""
+        geometry = self._image.geometry
+        return self._decoded(page, index, (*geometry.segment, geometry.samples))
+
+    def _decoded(self, page: int, index: int, shape: tuple[int, ...]) -> np.ndarray:
+        """One segment, filled where it is bad; of `shape`, or of what its encoding makes it."""
+        image = self._image
+        try:
+            offset, count = self._range(page, index)
+            wanted = math.prod(shape) * image.dtype.itemsize
+            if image.raw and count >= wanted:
+                data = self._pread(page, index, offset, wanted)
+                return np.frombuffer(data, image.stored_dtype).reshape(shape)
+            return self._decode(page, index, self._encoded(page, index))
+        except BadChunkError as error:
+            value = np.empty((), image.dtype)
+            self._fill_bad(page, index, value, error)
+            return np.broadcast_to(value, shape)
 
     def strips(self, page: int, separate: int, depth: int, box: Region) -> np.ndarray:
         """Rows and columns of strips, of shape (1, rows, columns, samples).
@@ -73,7 +98,7 @@ class SegmentReader:
         if self._image.raw:
             return self._raw_strips(page, range(first, last + 1), box)
         if first == last and self._image.table.counts[page, first]:
-            return self._decode(page, first, self._encoded(page, first))
+            return self._decoded(page, first, (1, *box.shape, geometry.samples))
         out = np.empty((1, *box.shape, geometry.samples), self._image.dtype)
         for run in self._runs(page, range(first, last + 1)):
             rows = out[0, (run.start - first) * height :]
@@ -82,38 +107,64 @@ class SegmentReader:
         return out
 
     def _raw_strips(self, page: int, numbers: range, box: Region) -> np.ndarray:
-        image, geometry = self._image, self._image.geometry
-        columns = box.shape[1]
-        out = np.empty((*box.shape, geometry.samples), image.stored_dtype)
-        pixel = geometry.samples * image.dtype.itemsize
-        spans: list[tuple[int, int, int, int]] = []
+        image = self._image
+        out = np.empty((*box.shape, image.geometry.samples), image.stored_dtype)
+        pieces: list[_Piece] = []
         for index in numbers:
-            strip = index % geometry.grid[1] * geometry.segment[1]
-            height = geometry.segment_rows(index)
-            lo, hi = max(strip, box.start[0]), min(strip + height, box.stop[0])
-            if self.fill_absent(page, index, out[lo - box.start[0] : hi - box.start[0]]):
+            strip, rows = self._strip_rows(index, box)
+            into = out[rows.start : rows.stop]
+            if self.fill_absent(page, index, into):
                 continue
-            offset, count = self._range(page, index)
-            if count < height * geometry.columns * pixel:
-                raise self._error(
-                    page, index, f"holds fewer than its {height * geometry.columns * pixel} bytes"
-                )
-            step = hi - lo if columns == geometry.columns else 1
-            for row in range(lo, hi, step):
-                start = offset + ((row - strip) * geometry.columns + box.start[1]) * pixel
-                length = step * columns * pixel
-                if spans and spans[-1][1] + spans[-1][2] == start and row == spans[-1][3]:
-                    at, begin, before, _ = spans.pop()
-                    spans.append((at, begin, before + length, row + step))
-                else:
-                    spans.append((row, start, length, row + step))
-        for row, start, length, end in spans:
-            data = self._pread(page, numbers.start, start, length)
-            pixels = np.frombuffer(data, image.stored_dtype)
-            if end - row == box.shape[0]:
-                return pixels.reshape(1, *out.shape)
-            out[row - box.start[0] : end - box.start[0]] = pixels.reshape(-1, *out.shape[1:])
+            try:
+                pieces += self._pieces(page, index, rows, box, strip)
+            except BadChunkError as error:
+                self._fill_bad(page, index, into, error)
+        for run in _adjoining(pieces):
+            data = self._read_run(page, run, out)
+            if data is not None and len(data) == out.nbytes:
+                return np.frombuffer(data, image.stored_dtype).reshape(1, *out.shape)
         return out[np.newaxis]
+
+    def _strip_rows(self, index: int, box: Region) -> tuple[int, range]:
+        """First row of a strip in the image, and the rows of `box` that it holds."""
+        geometry = self._image.geometry
+        strip = index % geometry.grid[1] * geometry.segment[1]
+        lo, hi = max(strip, box.start[0]), min(strip + geometry.segment_rows(index), box.stop[0])
+        return strip, range(lo - box.start[0], hi - box.start[0])
+
+    def _pieces(
+        self, page: int, index: int, rows: range, box: Region, strip: int
+    ) -> Iterator[_Piece]:
+        """Where `rows` of `box` lie in a raw strip: as one piece if the strip is no wider."""
+        geometry = self._image.geometry
+        row_bytes = geometry.columns * self._sample_bytes
+        offset, count = self._range(page, index)
+        wanted = geometry.segment_rows(index) * row_bytes
+        if count < wanted:
+            raise self._error(page, index, f"holds fewer than its {wanted} bytes")
+        step = len(rows) if box.shape[1] == geometry.columns else 1
+        length = step * box.shape[1] * self._sample_bytes
+        for row in rows[::step]:
+            down = box.start[0] + row - strip
+            start = offset + down * row_bytes + box.start[1] * self._sample_bytes
+            yield _Piece(index, row, step, start, length)
+
+    def _read_run(self, page: int, run: Sequence[_Piece], out: np.ndarray) -> bytes | None:
+        """Read pieces at once into `out`, and return their bytes; each by itself if that fails."""
+        first = run[0]
+        rows = out[first.row : run[-1].row + run[-1].rows]
+        try:
+            data = self._pread(page, first.strip, first.start, sum(one.length for one in run))
+        except BadChunkError as error:
+            if len(run) == 1:
+                self._fill_bad(page, first.strip, rows, error)
+            else:
+                for piece in run:
+                    self._read_run(page, [piece], out)
+            return None
+        if rows.nbytes < out.nbytes:
+            rows[...] = np.frombuffer(data, out.dtype).reshape(rows.shape)
+        return data
 
     def _runs(self, page: int, numbers: range) -> Iterator[range]:
         """Strips that lie one behind the other in the file, to be read at once."""
@@ -132,13 +183,27 @@ class SegmentReader:
                 begin = following
 
     def _decode_run(self, page: int, run: range, rows: np.ndarray) -> None:
-        data = self._encoded(page, *run)
+        """Read strips at once into `rows`; each by itself where that fails."""
         height = self._image.geometry.segment[1]
+        try:
+            data = self._encoded(page, *run)
+        except BadChunkError as error:
+            if len(run) == 1:
+                self._fill_bad(page, run.start, rows[:height], error)
+            else:
+                for index in run:
+                    alone = range(index, index + 1)
+                    self._decode_run(page, alone, rows[(index - run.start) * height :])
+            return
         at = 0
-        for position, index in enumerate(run):
+        for index in run:
+            into = rows[(index - run.start) * height :][:height]
             _, count = self._range(page, index)
-            strip = self._decode(page, index, data[at : at + count])
-            rows[position * height : position * height + strip.shape[1]] = strip[0]
+            try:
+                strip = self._decode(page, index, data[at : at + count])
+                into[...] = strip[0, : into.shape[0], : into.shape[1]]
+            except BadChunkError as error:
+                self._fill_bad(page, index, into, error)
             at += count
 
     def _encoded(self, page: int, *run: int) -> bytes:
@@ -168,7 +233,10 @@ class SegmentReader:
         try:
             array: np.ndarray = image.decode(data, index, **image.decode_options[page])[0]
         except MemoryError:
-            raise self._error(page, index, "does not fit in memory when decoded") from None
+            # Not the segment's fault: with more memory it may be read.
+            raise InputError(
+                f"{image.segment_name(page, index)} does not fit in memory when decoded"
+            ) from None
         except Exception as error:
             raise self._error(page, index, f"cannot be decoded: {one_line(error)}") from error
         if array.ndim != 4 or any(a < b for a, b in zip(array.shape, needed, strict=True)):
@@ -204,7 +272,10 @@ class SegmentReader:
             )
 
     def _range(self, page: int, index: int) -> tuple[int, int]:
+        """Where a segment is in the file: (offset, length), inside it."""
         table = self._image.table
+        if fault := table.fault(page, index):
+            raise self._error(page, index, fault)
         return int(table.offsets[page, index]), int(table.counts[page, index])
 
     def _pread(self, page: int, index: int, offset: int, count: int) -> bytes:
@@ -222,9 +293,23 @@ class SegmentReader:
             missing -= len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def _error(self, page: int, index: int, what: str) -> InputError:
-        offset, count = self._range(page, index)
-        return InputError(
-            f"{self._image.segment_name(page, index)}, bytes {offset} to {offset + count}, "
-            f"{what}; restore the file or write it again"
-        )
+    def _fill_bad(self, page: int, index: int, out: np.ndarray, error: BadChunkError) -> None:
+        """Count a bad segment, which raises `error` unless bad ones are filled, and fill it."""
+        image = self._image
+        number = page * image.geometry.segments + index
+        self._bad.add(number, image.segment_name(page, index), error)
+        out[...] = image.nodata
+
+    def _error(self, page: int, index: int, what: str) -> BadChunkError:
+        return self._image.bad_segment(page, index, what)
+
+
+def _adjoining(pieces: Sequence[_Piece]) -> Iterator[Sequence[_Piece]]:
+    """Runs of pieces that lie one behind the other, in the file and in the output."""
+    begin = 0
+    for at, piece in enumerate(pieces, 1):
+        following = pieces[at] if at < len(pieces) else None
+        end = (piece.start + piece.length, piece.row + piece.rows)
+        if following is None or (following.start, following.row) != end:
+            yield pieces[begin:at]
+            begin = at

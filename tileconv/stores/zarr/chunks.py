@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from tileconv.core.grid import ceil_div
-from tileconv.errors import InputError
+from tileconv.errors import BadChunkError, InputError
 from tileconv.stores.zarr.codecs import (
     ChunkDecoder,
     ShardFormat,
@@ -48,7 +48,7 @@ class ChunkLoader(Protocol):
 
         Raises
         ------
-        InputError
+        BadChunkError
             It is there and cannot be read or decoded.
         """
 
@@ -155,7 +155,7 @@ class LocalChunks:
         return f"{self._label}: chunk {_text(coords)} ({self._key(self._file_of(coords))})"
 
     def load(self, coords: Coords) -> np.ndarray | None:
-        """The chunk at `coords`; None if it is absent. Raises `InputError`."""
+        """The chunk at `coords`; None if it is absent. Raises `BadChunkError`."""
         path = self._folder / self._key(self._file_of(coords))
         try:
             # A pipe in a chunk's place would keep a plain open waiting for ever.
@@ -163,7 +163,7 @@ class LocalChunks:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise InputError(f"{self.name(coords)} cannot be read: {error.strerror}") from error
+            raise BadChunkError(f"{self.name(coords)} cannot be read: {error.strerror}") from error
         where = ""
         try:
             found = self._find(handle, coords)
@@ -172,9 +172,12 @@ class LocalChunks:
             start, length = found
             where = f", bytes {start}..{start + length}"
             return self._decoder.decode(_pread(handle, start, length))
+        except MemoryError as error:
+            # Not the chunk's fault: with more memory it may be read.
+            raise InputError(f"{self.name(coords)} does not fit in memory") from error
         except Exception as error:
             # A codec raises what it likes about bytes it does not like.
-            raise InputError(
+            raise BadChunkError(
                 f"{self.name(coords)}{where} is corrupt: {error}; restore that file from its source"
             ) from error
         finally:
@@ -278,8 +281,10 @@ class LibraryChunks:
                 return None
             chunk = np.asarray(self._array.get_basic_selection(selection))
             return np.array(chunk, dtype=chunk.dtype.newbyteorder("="), copy=None)
+        except MemoryError as error:
+            raise InputError(f"{self.name(coords)} does not fit in memory") from error
         except Exception as error:
-            raise InputError(
+            raise BadChunkError(
                 f"{self.name(coords)} cannot be read: {error}; restore it from its source"
             ) from error
 

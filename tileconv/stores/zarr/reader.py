@@ -13,8 +13,8 @@ import numpy as np
 
 from tileconv.core.grid import Region, ceil_div
 from tileconv.core.raster import Raster
-from tileconv.errors import ConfigError, InputError
-from tileconv.stores.absent import AbsentChunks, Missing
+from tileconv.errors import BadChunkError, ConfigError, InputError
+from tileconv.stores.absent import AbsentChunks, Bad, BadChunks, Missing
 from tileconv.stores.axes import raster_dims
 from tileconv.stores.chunk_cache import DEFAULT_CACHE_BYTES, ChunkCache
 from tileconv.stores.source import Source
@@ -49,6 +49,8 @@ class ZarrSource(Source):
         Names of the axes, where the file's own will not do; see `raster_dims`.
     missing : Missing
         What to do about absent chunks.
+    bad : Bad
+        What to do about chunks that cannot be read or decoded.
     cache : ChunkCache, optional
         Decoded chunks, possibly shared with other sources; None for one of its own of
         `DEFAULT_CACHE_BYTES`.
@@ -68,10 +70,11 @@ class ZarrSource(Source):
         level: int = 0,
         dims: str | Sequence[str] | None = None,
         missing: Missing = Missing.WARN,
+        bad: Bad = Bad.ERROR,
         cache: ChunkCache | None = None,
     ) -> None:
         self._source = source
-        self._options = {"level": level, "dims": dims, "missing": missing}
+        self._options = {"level": level, "dims": dims, "missing": missing, "bad": bad}
         self._label, array, names = _opened(source, level)
         self._shape, self._chunk = tuple(array.shape), tuple(array.chunks)
         self._grid = grid_shape(self._shape, self._chunk)
@@ -79,6 +82,7 @@ class ZarrSource(Source):
         # Zarr v2 may leave the fill value open; zarr reads 0 then.
         self._fill = np.asarray(0 if array.fill_value is None else array.fill_value, dtype)
         self._absent = AbsentChunks(math.prod(self._grid), missing)
+        self._bad = BadChunks(self._absent.chunks, bad)
         self._cache = ChunkCache(DEFAULT_CACHE_BYTES) if cache is None else cache
         self._token = object()
         loader = chunk_loader(array, self._label)
@@ -100,6 +104,11 @@ class ZarrSource(Source):
     def absent(self) -> AbsentChunks:
         """Chunks that were not there and were read as fill value."""
         return self._absent
+
+    @property
+    def bad(self) -> BadChunks:
+        """Chunks that could not be read or decoded, and were filled with the fill value."""
+        return self._bad
 
     @property
     def cache(self) -> ChunkCache:
@@ -153,7 +162,7 @@ class ZarrSource(Source):
             chunk=(self._chunk[y], self._chunk[y + 1]),
             chunk_planes=planes,
             compression=loader.compression,
-            table_bytes=loader.table_bytes + ceil_div(self._absent.chunks, 8),
+            table_bytes=loader.table_bytes + ceil_div(self._absent.chunks, 4),
         )
 
     def _pieces(
@@ -174,11 +183,15 @@ class ZarrSource(Source):
             yield coords, inside, tuple(without for _, _, without in parts)
 
     def _load(self, loader: ChunkLoader, coords: Coords, number: int) -> np.ndarray:
-        """One chunk; an absent one is its fill value, an array without axes."""
-        chunk = loader.load(coords)
-        if chunk is not None:
-            return chunk
-        self._absent.add(number, loader.name(coords))
+        """One chunk; one without pixels is its fill value, an array without axes."""
+        try:
+            chunk = loader.load(coords)
+        except BadChunkError as error:
+            self._bad.add(number, loader.name(coords), error)
+        else:
+            if chunk is not None:
+                return chunk
+            self._absent.add(number, loader.name(coords))
         return self._fill.copy()
 
     def _open_loader(self) -> ChunkLoader:
