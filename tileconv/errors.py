@@ -22,6 +22,12 @@ it as one.
 from __future__ import annotations
 
 
+def one_line(error: object) -> str:
+    """An error's text without line breaks, at most 200 characters; its type if it has no text."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
 class TileconvError(Exception):
     """Root of every error tileconv raises on purpose.
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
 from pathlib import Path
 
+import google_crc32c
 import numcodecs
 import numpy as np
 import pytest
@@ -27,7 +29,6 @@ from tileconv.core.grid import Region
 from tileconv.errors import BadChunkError, ConfigError, InputError
 from tileconv.stores.absent import Bad, Missing
 from tileconv.stores.chunk_cache import ChunkCache
-from tileconv.stores.zarr.chunks import LibraryChunks, LocalChunks
 from tileconv.stores.zarr.reader import ZarrSource
 
 RNG = np.random.default_rng(3)
@@ -56,7 +57,7 @@ def make(path: Path | str, array: np.ndarray, **options) -> zarr.Array:
     return out
 
 
-# Every codec that is decoded here, and some that only zarr-python knows.
+# Codecs.
 
 V2_COMPRESSORS = {
     "none": None,
@@ -75,7 +76,7 @@ V2_COMPRESSORS = {
 
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("compressor", sorted(V2_COMPRESSORS))
-def test_v2_codecs_are_decoded_here(tmp_path, compressor, order):
+def test_v2_codecs(tmp_path, compressor, order):
     array = pixels((50, 41), ">i4")
     make(
         tmp_path / "a",
@@ -86,7 +87,6 @@ def test_v2_codecs_are_decoded_here(tmp_path, compressor, order):
         filters=None,
     )
     source = ZarrSource(tmp_path / "a")
-    assert isinstance(source._loader, LocalChunks)
     assert_reads(source, array)
 
 
@@ -128,25 +128,63 @@ V3_CHAINS = {
 
 
 @pytest.mark.parametrize("chain", sorted(V3_CHAINS))
-def test_v3_codecs_are_decoded_here(tmp_path, chain):
+def test_v3_codecs(tmp_path, chain):
     array = pixels((5, 30, 41))
     options = {"chunks": (2, 8, 16)} | V3_CHAINS[chain]
     stored = make(tmp_path / "a", array, **options)
     source = ZarrSource(tmp_path / "a", dims="zyx")
-    assert isinstance(source._loader, LocalChunks)
     assert source.raster.chunk == tuple(stored.chunks)[1:]
     assert_reads(source, array)
 
 
-@pytest.mark.filterwarnings("ignore::zarr.errors.ZarrUserWarning", "ignore:Numcodecs codecs")
+NUMCODECS = "ignore::zarr.errors.ZarrUserWarning", "ignore:Numcodecs codecs"
+
+
+def numcodec(name: str, **options) -> dict[str, object]:
+    return {"name": f"numcodecs.{name}", "configuration": options}
+
+
+@pytest.mark.filterwarnings(*NUMCODECS)
 @pytest.mark.parametrize(
     "options",
     [
-        {"zarr_format": 2, "filters": [numcodecs.Delta(dtype="u2")]},
+        {"zarr_format": 2, "filters": [numcodecs.Delta(dtype="<u2")]},
+        {"zarr_format": 2, "filters": [numcodecs.Delta(dtype="<u2")], "order": "F"},
         {"zarr_format": 2, "filters": [numcodecs.Shuffle(2)], "compressors": numcodecs.LZ4()},
+        {
+            "zarr_format": 2,
+            "filters": [numcodecs.Delta(dtype="<u2"), numcodecs.Shuffle(2), numcodecs.CRC32()],
+            "compressors": numcodecs.Blosc(),
+        },
+        {"zarr_format": 2, "filters": [numcodecs.AsType("<f8", "<u2")], "compressors": None},
+        {"zarr_format": 2, "filters": [numcodecs.FixedScaleOffset(0, 0.5, "<u2", "<u2")]},
+        {"compressors": numcodec("lz4", acceleration=1)},
+        {"compressors": [numcodec("shuffle", elementsize=2), numcodec("zlib", level=1)]},
+        {"compressors": [numcodec("zstd", level=1), numcodec("fletcher32")]},
+        {"filters": numcodec("delta", dtype="<u2")},
+        {"chunks": (8, 8), "shards": (16, 16), "compressors": numcodec("zlib", level=1)},
+    ],
+    ids=" ".join,
+)
+def test_filters_and_numcodecs_names(tmp_path, options):
+    array = pixels((50, 41)) // 2 * 2
+    make(tmp_path / "a", array, **({"chunks": (16, 16)} | options))
+    assert_reads(ZarrSource(tmp_path / "a"), array)
+    for path in (tmp_path / "a").rglob("*"):
+        if path.is_file() and path.name not in ("zarr.json", ".zarray", ".zattrs"):
+            path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(BadChunkError, match="corrupt"):
+        planes(ZarrSource(tmp_path / "a"))
+
+
+@pytest.mark.filterwarnings(*NUMCODECS)
+@pytest.mark.parametrize(
+    "options",
+    [
         {"zarr_format": 2, "compressors": numcodecs.LZMA(format=3, filters=[{"id": 33}])},
-        {"compressors": {"name": "numcodecs.lz4", "configuration": {"acceleration": 1}}},
-        {"filters": {"name": "numcodecs.delta", "configuration": {"dtype": "<u2"}}},
+        {"zarr_format": 2, "filters": [numcodecs.Zlib()], "compressors": None},
+        {"filters": TransposeCodec(order=(1, 0)), "serializer": numcodec("zfpy", mode=4)},
+        {"serializer": BytesCodec(endian="big"), "filters": numcodec("delta", dtype=">u2")},
         {
             "chunks": (32, 16),
             "compressors": None,
@@ -155,29 +193,28 @@ def test_v3_codecs_are_decoded_here(tmp_path, chain):
                 codecs=[ShardingCodec(chunk_shape=(8, 4), codecs=[BytesCodec(), ZstdCodec()])],
             ),
         },
-        {
-            "chunks": (8, 8),
-            "shards": (16, 16),
-            "compressors": {"name": "numcodecs.zlib", "configuration": {"level": 1}},
-        },
+        {"chunks": (8, 8), "shards": (16, 16), "serializer": numcodec("pcodec")},
     ],
     ids=" ".join,
 )
-def test_other_codecs_are_left_to_zarr(tmp_path, options):
-    array = pixels((50, 41))
-    make(tmp_path / "a", array, **({"chunks": (16, 16)} | options))
-    source = ZarrSource(tmp_path / "a")
-    assert_reads(source, array)
+def test_what_would_be_decoded_without_a_bound_is_refused(tmp_path, options):
+    chosen = {"chunks": (16, 16), "shape": (50, 41), "dtype": "u2"} | options
+    try:
+        zarr.create_array(store=str(tmp_path / "a"), **chosen)
+    except (ValueError, TypeError, ImportError) as error:
+        pytest.skip(f"zarr-python does not make that: {error}")
+    with pytest.raises(InputError, match="does not decode"):
+        ZarrSource(tmp_path / "a")
 
 
-def test_lzma_without_a_container_and_nested_shards_are_left_to_zarr(tmp_path):
-    make(
-        tmp_path / "a",
-        pixels((20, 20)),
-        zarr_format=2,
-        compressors=numcodecs.LZMA(format=3, filters=[{"id": 33}]),
-    )
-    assert isinstance(ZarrSource(tmp_path / "a")._loader, LibraryChunks)
+@pytest.mark.parametrize("option", ["|O", "<U1000000", "|V64", "M8[s]"])
+def test_a_filter_makes_nothing_but_numbers(tmp_path, option):
+    make(tmp_path / "a", pixels((20, 20)), zarr_format=2, compressors=None, filters=None)
+    metadata = json.loads((tmp_path / "a/.zarray").read_text())
+    metadata["filters"] = [{"id": "astype", "encode_dtype": option, "decode_dtype": "<u2"}]
+    (tmp_path / "a/.zarray").write_text(json.dumps(metadata))
+    with pytest.raises(InputError):
+        ZarrSource(tmp_path / "a")
 
 
 @settings(
@@ -571,9 +608,86 @@ def test_arrays_with_impossible_metadata_are_refused(tmp_path, change):
         ZarrSource(tmp_path / "a")
 
 
-def test_a_chunk_that_may_not_be_read_is_an_error(tmp_path, monkeypatch):
-    import os
+def replaced(path: Path, how: str) -> None:
+    """A file's name stands for something else."""
+    path.unlink()
+    if how == "folder":
+        path.mkdir()
+    elif how == "pipe":
+        os.mkfifo(path)
+    elif how == "device":
+        path.symlink_to("/dev/zero")
+    elif how == "loop":
+        path.symlink_to(path)
+    else:
+        path.symlink_to(path.parent / "nothing")
 
+
+@pytest.mark.parametrize("how", ["folder", "pipe", "device", "loop"])
+@pytest.mark.parametrize("name", ["zarr.json", ".zarray", ".zattrs"])
+def test_metadata_that_are_no_files_are_refused_before_they_are_read(tmp_path, name, how):
+    version = 3 if name == "zarr.json" else 2
+    make(tmp_path / "a", np.ones((4, 4)), zarr_format=version)
+    replaced(tmp_path / "a" / name, how)
+    with pytest.raises(InputError, match="no regular file|symbolic links"):
+        ZarrSource(tmp_path / "a")
+
+
+@pytest.mark.parametrize("how", ["pipe", "device"])
+def test_metadata_of_a_level_are_refused_before_they_are_read(tmp_path, how):
+    ome(tmp_path / "a", "0.5", [pixels((2, 8, 8))], "cyx")
+    replaced(tmp_path / "a/s0/zarr.json", how)
+    with pytest.raises(InputError, match="no regular file"):
+        ZarrSource(tmp_path / "a")
+
+
+def test_a_group_is_listed_without_reading_what_is_in_it(tmp_path):
+    zarr.open_group(str(tmp_path / "g"), mode="w").create_array("first", shape=(2, 2), dtype="u1")
+    replaced(tmp_path / "g/first/zarr.json", "pipe")
+    with pytest.raises(InputError, match="it holds first"):
+        ZarrSource(tmp_path / "g")
+
+
+def test_metadata_of_absurd_size_are_refused_before_they_are_read(tmp_path):
+    make(tmp_path / "a", np.ones((4, 4)))
+    with (tmp_path / "a/zarr.json").open("r+b") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(InputError, match="has 1099511627776 bytes, more than"):
+        ZarrSource(tmp_path / "a")
+
+
+@pytest.mark.parametrize("filters", [[], [numcodecs.Delta("<u2")]], ids=["plain", "filtered"])
+@pytest.mark.parametrize("how", ["folder", "pipe", "device", "loop", "dangling"])
+def test_a_chunk_that_is_no_file_is_bad(tmp_path, how, filters):
+    make(tmp_path / "a", pixels((20, 20)), zarr_format=2, filters=filters)
+    replaced(tmp_path / "a/1.0", how)
+    with pytest.raises(BadChunkError, match=r"chunk \(1, 0\) \(1\.0\)"):
+        planes(ZarrSource(tmp_path / "a"))
+
+
+def test_shards_without_a_single_chunk_are_an_array_that_was_never_written(tmp_path):
+    make(tmp_path / "a", pixels((8, 8)), chunks=(4, 4), shards=(8, 8), compressors=None)
+    shard = tmp_path / "a/c/0/0"
+    index = b"\xff" * 64
+    shard.write_bytes(index + google_crc32c.value(index).to_bytes(4, "little"))
+    source = ZarrSource(tmp_path / "a")
+    assert_reads(source, np.zeros((8, 8), "u2"))
+    assert source.absent.count == 4
+    for opened in (source, ZarrSource(_in_memory(zarr.open_array(str(tmp_path / "a"))))):
+        with pytest.raises(InputError, match="every one of its 4 chunks"):
+            opened.require_chunks()
+
+
+def test_absent_chunks_in_the_shards_of_any_store_are_counted(tmp_path):
+    array = np.zeros((16, 16), "u1")
+    array[:4, :4] = 1
+    stored = make(tmp_path / "a", array, chunks=(4, 4), shards=(8, 8))
+    source = ZarrSource(_in_memory(stored))
+    assert_reads(source, array)
+    assert source.absent.count == 15
+
+
+def test_a_chunk_that_may_not_be_read_is_an_error(tmp_path, monkeypatch):
     make(tmp_path / "a", pixels((20, 20)))
     source = ZarrSource(tmp_path / "a")
 

@@ -11,13 +11,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from tileconv.errors import BadChunkError, InputError
+from tileconv.errors import BadChunkError, InputError, one_line
 from tileconv.stores.tiff.pages import Geometry, SegmentTable, is_raw
 from tileconv.stores.tiff.structure import (
     check_chain,
     choose_level,
     log_is_error,
-    one_line,
     open_tiff,
 )
 from tileconv.stores.tiff.tags import TiffTags, read_tags

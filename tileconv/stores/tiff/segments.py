@@ -10,12 +10,11 @@ from typing import NamedTuple
 import numpy as np
 
 from tileconv.core.grid import Region
-from tileconv.errors import BadChunkError, InputError
+from tileconv.errors import BadChunkError, InputError, one_line
 from tileconv.stores.absent import AbsentChunks, BadChunks
 from tileconv.stores.tiff.codestreams import declared_size, is_cut_off
 from tileconv.stores.tiff.image import TiffImage
 from tileconv.stores.tiff.pages import expands_too_far
-from tileconv.stores.tiff.structure import one_line
 
 # An encoded segment is hardly larger than its pixels; room for tables and metadata in it.
 _MOST_ENCODED = 1 << 20

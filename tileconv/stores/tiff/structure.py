@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 import tifffile
 
-from tileconv.errors import ConfigError, InputError
+from tileconv.errors import ConfigError, InputError, one_line
 
 MAX_TAGS = 4096
 """Tags of one page; tifffile's own limit."""
@@ -134,12 +134,6 @@ def _damaged(path: Path, first: object, *_rest: object) -> InputError:
     return InputError(
         f"{path} cannot be read as TIFF: {one_line(first)}; write it again or repair it"
     )
-
-
-def one_line(error: object) -> str:
-    """An error's text without line breaks, at most 200 characters; its type if it has no text."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def choose_level(tif: Any, path: Path, level: int) -> Any:

@@ -6,13 +6,15 @@ OME-Zarr: https://ngff.openmicroscopy.org/0.5/index.html#multiscale-md
 from __future__ import annotations
 
 import math
+import os
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tileconv.errors import ConfigError, InputError
+from tileconv.errors import ConfigError, InputError, one_line
 from tileconv.stores.zarr.chunks import grid_shape
 
 if TYPE_CHECKING:
@@ -21,11 +23,15 @@ if TYPE_CHECKING:
 MAX_CHUNKS = 1 << 32
 """Most chunks an array may have: at 512 x 512 a petapixel; more is a mistake or an attack."""
 
+MAX_METADATA_BYTES = 64 << 20
+"""Most bytes of a file of metadata; consolidated ones hold those of every array."""
+
+_METADATA = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
+
 _CODECS = {
-    "adler32", "astype", "bitround", "blosc", "bytes", "bz2", "cast_value", "crc32", "crc32c",
-    "delta", "endian", "fixedscaleoffset", "fletcher32", "gzip", "jenkins_lookup3", "lz4", "lzma",
-    "packbits", "pcodec", "quantize", "scale_offset", "sharding_indexed", "shuffle", "transpose",
-    "zfpy", "zlib", "zstd",
+    "adler32", "astype", "bitround", "blosc", "bytes", "bz2", "crc32", "crc32c", "delta",
+    "fixedscaleoffset", "fletcher32", "gzip", "jenkins_lookup3", "lz4", "lzma", "packbits",
+    "quantize", "sharding_indexed", "shuffle", "transpose", "zlib", "zstd",
 }  # fmt: skip
 """Codecs that may run on a file's word. Not among them: pickle, which runs what the file says,
 others that make objects, and whatever else is installed and registered itself."""
@@ -43,13 +49,14 @@ def open_array(path: Path, level: int) -> tuple[zarr.Array[Any], list[str] | Non
     """
     import zarr
 
+    _check_metadata(path)
     try:
         node = zarr.open(str(path), mode="r")
     except PermissionError as error:
         raise InputError(f"{path} cannot be read: permission denied") from error
     except Exception as error:
         # The metadata are the file's, and zarr has no one error for what may be wrong in them.
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise InputError(f"{path} is not a Zarr that can be read: {reason}") from error
     if isinstance(node, zarr.Array):
         if level:
@@ -58,7 +65,8 @@ def open_array(path: Path, level: int) -> tuple[zarr.Array[Any], list[str] | Non
     attributes = dict(node.attrs)
     ome = attributes.get("ome", attributes)
     if not (isinstance(ome, dict) and ome.get("multiscales")):
-        keys = sorted(node.array_keys())
+        # Not zarr's list, which opens the metadata of everything it finds.
+        keys = sorted(entry.name for entry in os.scandir(path) if entry.is_dir())
         inside = f"it holds {', '.join(keys[:10])}; open one of these" if keys else "it is empty"
         raise InputError(
             f"{path} is a Zarr group, neither an array nor an OME-Zarr image: {inside}"
@@ -74,6 +82,8 @@ def open_array(path: Path, level: int) -> tuple[zarr.Array[Any], list[str] | Non
         raise ConfigError(f"{path} has levels 0 .. {len(levels) - 1}, not {level}")
     if ".." in Path(levels[level]).parts or Path(levels[level]).is_absolute():
         raise InputError(f"{path}: level {level} points outside the image, to {levels[level]!r}")
+    for folder in (Path(levels[level]), *Path(levels[level]).parents):
+        _check_metadata(path / folder)
     try:
         array = node[levels[level]]
     except Exception as error:
@@ -81,6 +91,25 @@ def open_array(path: Path, level: int) -> tuple[zarr.Array[Any], list[str] | Non
     if not isinstance(array, zarr.Array):
         raise InputError(f"{path}: level {level}, {levels[level]!r}, is a group, not an array")
     return array, names or None
+
+
+def _check_metadata(folder: Path) -> None:
+    """Refuse metadata that zarr-python would wait for, or read, without end."""
+    for name in _METADATA:
+        path = folder / name
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}") from error
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError(f"{path} is no regular file; restore it from its source")
+        if status.st_size > MAX_METADATA_BYTES:
+            raise InputError(
+                f"{path} has {status.st_size} bytes, more than the {MAX_METADATA_BYTES} that "
+                "metadata may have; restore it from its source"
+            )
 
 
 def check_array(array: zarr.Array[Any], label: str) -> None:

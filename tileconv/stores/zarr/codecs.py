@@ -1,10 +1,9 @@
 """Decodes Zarr chunks in the calling thread: the codecs that nearly every array uses.
 
-zarr-python decodes on one event-loop thread and a pool of its own, and tells no one that
-a chunk was absent. Chunks on a local disk, in the codecs below, are therefore decoded here,
+zarr-python decodes on one event-loop thread and a pool of its own, tells no one that a chunk
+was absent, and decompresses whatever a chunk turns out to be. Chunks are therefore decoded here,
 from bytes, into an array whose size is known before a byte is decompressed; the codecs are
-few, so that a file cannot choose what runs. Everything else goes through zarr-python, see
-`tileconv.stores.zarr.chunks`.
+few, so that a file cannot choose what runs.
 
 Zarr v3: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/index.html; v2:
 https://zarr-specs.readthedocs.io/en/latest/v2/v2.0.html with numcodecs' formats.
@@ -106,14 +105,45 @@ _V2: Mapping[str, Unpack] = {
 }
 _V3: Mapping[str, Unpack] = {"gzip": _GZIP, "zstd": _zstd, "blosc": _blosc, "crc32c": _crc32c}
 
+# numcodecs' filters that give at most 16 bytes for one, run no code of the file's, and make no
+# objects. Compressors are not among them: theirs would decode without a limit.
+_FILTERS = {
+    "adler32", "astype", "bitround", "crc32", "crc32c", "delta", "fixedscaleoffset", "fletcher32",
+    "jenkins_lookup3", "packbits", "quantize", "shuffle",
+}  # fmt: skip
+_FILTER_DTYPES = ("dtype", "astype", "encode_dtype", "decode_dtype")
+
 # A later stage of a chain may be a little larger than the pixels: headers, checksums, and
-# what a codec adds to data that do not compress.
+# what a codec adds to data that do not compress; and a filter may have made 16 bytes of one.
 _SLACK_BYTES = 1 << 16
+_FILTER_EXPANSION = 16
 
 
-def encoded_limit(nbytes: int) -> int:
-    """Most bytes a chunk of `nbytes` decoded bytes may take encoded, before it is suspect."""
-    return 2 * nbytes + _SLACK_BYTES
+def filter_of(config: Config) -> Unpack:
+    """One of numcodecs' filters, decoding bytes to bytes.
+
+    Raises
+    ------
+    ValueError
+        It is none of `_FILTERS`, or makes anything but numbers.
+    """
+    import numcodecs
+
+    name = str(config["id"])
+    if name not in _FILTERS:
+        raise ValueError(f"{name!r}, which is no filter here")
+    for option in _FILTER_DTYPES:
+        if option in config and np.dtype(config[option]).kind not in "biufc":
+            raise ValueError(f"{name!r} with {option} {config[option]!r}, which is no number")
+    decode = numcodecs.get_codec(dict(config)).decode
+
+    def unpack(data: bytes, limit: int) -> bytes:
+        decoded = np.asarray(decode(data))
+        if decoded.nbytes > limit:
+            raise ValueError(f"it decodes to {decoded.nbytes} bytes, more than {limit}")
+        return decoded.tobytes()
+
+    return unpack
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +158,10 @@ class ChunkDecoder:
         With the byte order of the file.
     order : tuple of int
         Axes of the array in the order they are stored in, slowest first.
-    unpack : tuple of callable
-        Bytes-to-bytes codecs, in decoding order.
+    packers : tuple of callable
+        Compressors and checksums, in decoding order.
+    filters : tuple of callable
+        What is undone after them, in decoding order.
     name : str
         For people: ``"zstd"``.
     """
@@ -137,13 +169,19 @@ class ChunkDecoder:
     shape: tuple[int, ...]
     stored: np.dtype
     order: tuple[int, ...]
-    unpack: tuple[Unpack, ...]
+    packers: tuple[Unpack, ...]
+    filters: tuple[Unpack, ...]
     name: str
 
     @property
     def nbytes(self) -> int:
         """Bytes of the decoded chunk."""
         return math.prod(self.shape) * self.stored.itemsize
+
+    @property
+    def encoded_limit(self) -> int:
+        """Most bytes that a chunk may take encoded, before it is suspect."""
+        return (_FILTER_EXPANSION if self.filters else 2) * self.nbytes + _SLACK_BYTES
 
     def decode(self, data: bytes) -> np.ndarray:
         """The chunk's pixels, in native byte order.
@@ -153,9 +191,9 @@ class ChunkDecoder:
         Exception
             The bytes are not such a chunk: ValueError, or what the codec raises.
         """
-        for stage, unpack in enumerate(self.unpack):
-            last = stage == len(self.unpack) - 1
-            data = unpack(data, self.nbytes if last else encoded_limit(self.nbytes))
+        stages = (*self.packers, *self.filters)
+        for number, unpack in enumerate(stages, 1):
+            data = unpack(data, self.nbytes if number == len(stages) else self.encoded_limit)
         if len(data) != self.nbytes:
             raise ValueError(f"it holds {len(data)} bytes, a chunk has {self.nbytes}")
         if self.stored.kind == "b":
@@ -168,8 +206,8 @@ class ChunkDecoder:
         return chunk.astype(self.stored.newbyteorder("="), copy=False)
 
 
-def v2_decoder(shape: tuple[int, ...], stored: np.dtype, metadata: Config) -> ChunkDecoder | None:
-    """The decoder of a Zarr v2 array's chunks; None where zarr-python has to do it.
+def v2_decoder(shape: tuple[int, ...], stored: np.dtype, metadata: Config) -> ChunkDecoder:
+    """The decoder of a Zarr v2 array's chunks.
 
     Parameters
     ----------
@@ -179,49 +217,76 @@ def v2_decoder(shape: tuple[int, ...], stored: np.dtype, metadata: Config) -> Ch
         With the byte order of the file.
     metadata : mapping
         The array's ``.zarray``.
+
+    Raises
+    ------
+    ValueError
+        The codecs are none that are decoded here, or have options that are not allowed.
     """
     compressor = metadata.get("compressor")
-    if metadata.get("filters"):
-        return None
     axes = tuple(range(len(shape)))
     order = axes[::-1] if metadata.get("order") == "F" else axes
-    if compressor is None:
-        return ChunkDecoder(shape, stored, order, (), "none")
-    name = str(compressor["id"])
-    if name not in _V2 or (name == "lzma" and _has_options(compressor)):
-        return None
-    return ChunkDecoder(shape, stored, order, (_V2[name],), name)
+    filters = tuple(filter_of(config) for config in metadata.get("filters") or ())
+    packers = () if compressor is None else (_packer(compressor),)
+    names = [str(config["id"]) for config in (compressor,) if config is not None]
+    names += [str(config["id"]) for config in metadata.get("filters") or ()]
+    return ChunkDecoder(shape, stored, order, packers, filters[::-1], "+".join(names) or "none")
 
 
-def _has_options(compressor: Config) -> bool:
-    """Whether an lzma stream needs to be told its format or filters; .xz names its own."""
-    return bool(compressor.get("format", lzma.FORMAT_XZ) != lzma.FORMAT_XZ)
+def _packer(config: Config) -> Unpack:
+    """The compressor of a Zarr v2 array, or one of numcodecs' in v3."""
+    name = str(config["id"])
+    if name == "lzma" and config.get("format", lzma.FORMAT_XZ) != lzma.FORMAT_XZ:
+        # An .xz stream names its own filters, and its memory has a limit; others have none.
+        raise ValueError("lzma without the .xz container")
+    if name not in _V2:
+        raise ValueError(f"{name!r}, which is no compressor here")
+    return _V2[name]
 
 
-def v3_decoder(
-    shape: tuple[int, ...], dtype: np.dtype, codecs: Sequence[Config]
-) -> ChunkDecoder | None:
-    """The decoder of a Zarr v3 codec chain; None where zarr-python has to do it."""
+def v3_decoder(shape: tuple[int, ...], dtype: np.dtype, codecs: Sequence[Config]) -> ChunkDecoder:
+    """The decoder of a Zarr v3 codec chain.
+
+    Raises
+    ------
+    ValueError
+        The codecs are none that are decoded here, or not in that order.
+    """
     order = tuple(range(len(shape)))
     stored: np.dtype | None = None
+    filters: list[Unpack] = []
     unpack: list[Unpack] = []
     names: list[str] = []
     for codec in codecs:
         name, options = str(codec["name"]), codec.get("configuration") or {}
-        if name == "transpose" and stored is None and not isinstance(options["order"], str):
+        short = name.removeprefix("numcodecs.")
+        if name == "transpose" and stored is None and not filters:
             order = tuple(order[axis] for axis in options["order"])
-        elif name == "bytes" and stored is None:
+            continue
+        if name == "bytes" and stored is None:
             little = options.get("endian", "little") == "little"
             stored = dtype.newbyteorder("<" if little else ">")
-        elif name in _V3 and stored is not None:
+            if filters and not little:
+                raise ValueError("filters before big-endian bytes")
+            continue
+        if stored is None:
+            if short == name or order != tuple(range(len(shape))):
+                raise ValueError(f"{name!r} before the bytes")
+            filters.insert(0, filter_of({**options, "id": short}))
+        elif name in _V3:
             unpack.insert(0, _V3[name])
-            names.append(name)
+        elif short != name:
+            config = {**options, "id": short}
+            unpack.insert(0, _packer(config) if short in _V2 else filter_of(config))
         else:
-            return None
+            raise ValueError(f"{name!r} after the bytes")
+        if short != "crc32c":
+            names.append(short)
     if stored is None:
-        return None
-    packers = [name for name in names if name != "crc32c"]
-    return ChunkDecoder(shape, stored, order, tuple(unpack), "+".join(packers) or "none")
+        raise ValueError("no bytes")
+    return ChunkDecoder(
+        shape, stored, order, tuple(unpack), tuple(filters), "+".join(names) or "none"
+    )
 
 
 @dataclass(frozen=True, slots=True)

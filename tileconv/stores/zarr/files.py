@@ -1,0 +1,146 @@
+"""Bytes of a Zarr array's chunks: files of a local folder, or keys of any of zarr's stores."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from zarr.abc.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkFile:
+    """A file that is open for reading.
+
+    Parameters
+    ----------
+    size : int
+        In bytes.
+    read : callable
+        Exactly the bytes from an offset on, of a length; ValueError if they are not there.
+    """
+
+    size: int
+    read: Callable[[int, int], bytes]
+
+
+class ChunkFiles(Protocol):
+    """Where an array's chunks, or shards, are; for any number of threads."""
+
+    def open(self, name: str) -> AbstractContextManager[ChunkFile | None]:
+        """The file called `name`; None if it is not there.
+
+        Raises
+        ------
+        OSError, ValueError
+            It is there and cannot be read, or is no file.
+        """
+
+    def names(self) -> Iterator[str]:
+        """Names of all files but those of metadata."""
+
+
+class LocalFiles:
+    """Files of a local folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[ChunkFile | None]:
+        """See `ChunkFiles.open`."""
+        try:
+            # A pipe in a chunk's place would keep a plain open waiting for ever.
+            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+            handle = os.open(self._folder / name, flags)
+        except FileNotFoundError:
+            if os.path.lexists(self._folder / name):
+                raise ValueError("it is a link to a file that does not exist") from None
+            yield None
+            return
+        try:
+            status = os.fstat(handle)
+            if not stat.S_ISREG(status.st_mode):
+                raise ValueError("it is no regular file")
+            yield ChunkFile(status.st_size, lambda start, length: _pread(handle, start, length))
+        finally:
+            os.close(handle)
+
+    def names(self) -> Iterator[str]:
+        """See `ChunkFiles.names`."""
+        for place, folders, files in os.walk(self._folder):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            for name in files:
+                if _is_chunk(name):
+                    yield str((Path(place) / name).relative_to(self._folder))
+
+
+class StoreFiles:
+    """Keys of a store, read through zarr-python's event loop."""
+
+    def __init__(self, store: Store, path: str) -> None:
+        self._store = store
+        self._prefix = f"{path}/" if path else ""
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[ChunkFile | None]:
+        """See `ChunkFiles.open`."""
+        from zarr.abc.store import RangeByteRequest
+        from zarr.core.buffer import default_buffer_prototype
+        from zarr.core.sync import sync
+
+        key = self._prefix + name
+
+        def read(start: int, length: int) -> bytes:
+            span = RangeByteRequest(start, start + length)
+            found = sync(self._store.get(key, default_buffer_prototype(), span))
+            data = b"" if found is None else found.to_bytes()
+            if len(data) != length:
+                raise ValueError(f"the store gives {len(data)} of {length} bytes")
+            return data
+
+        try:
+            size = sync(self._store.getsize(key))
+        except FileNotFoundError:
+            yield None
+            return
+        yield ChunkFile(size, read)
+
+    def names(self) -> Iterator[str]:
+        """See `ChunkFiles.names`."""
+        from zarr.core.sync import sync
+
+        async def listed() -> list[str]:
+            return [key async for key in self._store.list_prefix(self._prefix)]
+
+        for key in sync(listed()):
+            name = key.removeprefix(self._prefix)
+            if _is_chunk(name.rsplit("/", 1)[-1]):
+                yield name
+
+
+def _is_chunk(name: str) -> bool:
+    """Whether a file's name is not that of metadata or of something hidden."""
+    return not name.startswith(".") and name != "zarr.json"
+
+
+def _pread(handle: int, start: int, length: int) -> bytes:
+    """Exactly `length` bytes from `start` on."""
+    data = os.pread(handle, length, start)
+    if len(data) == length:
+        return data
+    # Linux gives at most 2 GiB a call.
+    parts = [data]
+    done = len(data)
+    while done < length and parts[-1]:
+        parts.append(os.pread(handle, length - done, start + done))
+        done += len(parts[-1])
+    if done < length:
+        raise ValueError(f"the file ends after {done} of {length} bytes")
+    return b"".join(parts)
