@@ -25,7 +25,7 @@ def test_a_full_disk_tells_what_is_needed_and_what_is_free(tmp_path, number):
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.EIO, errno.ENOTDIR])
 def test_other_failures_name_file_reason_and_next_action(tmp_path, number):
-    error = storage_error(tmp_path / "x", os_error(number), doing="create", needed_bytes=0)
+    error = storage_error(tmp_path / "x", os_error(number), doing="create")
     message = str(error)
     assert message.startswith(f"cannot create {tmp_path / 'x'}: {os.strerror(number)}; ")
     assert "\n" not in message

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from tileconv.errors import InputError, StorageError
 
 
 def storage_error(
-    path: str | Path, error: OSError, *, doing: str, needed_bytes: int
+    path: str | Path, error: OSError, *, doing: str, needed_bytes: int | None = None
 ) -> StorageError:
     """The `StorageError` of a failed call of the operating system.
 
@@ -22,20 +24,45 @@ def storage_error(
     error : OSError
     doing : str
         What failed, as in "cannot write".
-    needed_bytes : int
-        Bytes that are still to be stored, told with the free ones when the disk is full.
+    needed_bytes : int or None
+        Bytes that are still to be stored, told with the free ones; None where nothing is.
     """
     reason = error.strerror or str(error)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StorageError(
-            f"cannot {doing} {path}: {reason}; needed {needed_bytes} bytes, "
-            f"free {free_bytes(path)}; make room and run the same command again"
-        )
+    if needed_bytes is not None:
+        reason += f"; needed {needed_bytes} bytes, free {_free_text(path)}"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return StorageError(f"cannot {doing} {path}: {reason}; write to a folder that you may")
-    return StorageError(
-        f"cannot {doing} {path}: {reason}; check the disk and run the same command again"
-    )
+        advice = "write to a folder that you may"
+    elif error.errno in (errno.ENOSPC, errno.EDQUOT):
+        advice = "make room and run the same command again"
+    else:
+        advice = "check the disk and run the same command again"
+    return StorageError(f"cannot {doing} {path}: {reason}; {advice}")
+
+
+@contextlib.contextmanager
+def storing(path: str | Path, doing: str, *, needed_bytes: int | None = None) -> Iterator[None]:
+    """What the operating system refuses inside is a `StorageError`; see `storage_error`."""
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(path, error, doing=doing, needed_bytes=needed_bytes) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder survive a loss of power. Raises OSError."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _free_text(path: str | Path) -> str:
+    """Free bytes for a message about a disk that may not even say so much."""
+    try:
+        return str(free_bytes(path))
+    except OSError:
+        return "unknown"
 
 
 def free_bytes(path: str | Path) -> int:
@@ -81,7 +108,7 @@ def write_all(handle: int, data: bytes | memoryview, at: int) -> None:
         left, at = left[written:], at + written
 
 
-def make_folder(folder: Path, *, root: Path | None = None) -> None:
+def make_folder(folder: Path, *, root: Path | None = None, durable: bool = False) -> None:
     """Make `folder`, and those between it and `root`, but never `root` or what lies above it.
 
     A writer that outlives its run must not bring back what the run has removed.
@@ -91,6 +118,8 @@ def make_folder(folder: Path, *, root: Path | None = None) -> None:
     folder : Path
     root : Path or None
         A folder above it, that has to be there; its parent without one.
+    durable : bool
+        Whether their names must survive a loss of power.
 
     Raises
     ------
@@ -98,9 +127,9 @@ def make_folder(folder: Path, *, root: Path | None = None) -> None:
         It cannot be made.
     """
     root = folder.parent if root is None else root
-    try:
+    with storing(folder, "create"):
         for inner in reversed([folder, *folder.parents]):
             if inner != root and inner.is_relative_to(root):
                 inner.mkdir(exist_ok=True)
-    except OSError as error:
-        raise storage_error(folder, error, doing="create", needed_bytes=0) from error
+                if durable:
+                    sync_folder(inner.parent)

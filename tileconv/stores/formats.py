@@ -184,13 +184,18 @@ def plan_layout(
     return zarr_layout(raster, compression=compression, level=level, chunk=chunk)
 
 
-def open_sink(layout: Layout, path: str | Path, *, resume: bool = False) -> Sink:
-    """A sink that writes `layout` to `path`, where nothing may stand yet, or goes on there."""
+def open_sink(
+    layout: Layout, path: str | Path, *, resume: bool = False, durable: bool = False
+) -> Sink:
+    """A sink that writes `layout` to `path`, where nothing may stand yet, or goes on there.
+
+    A durable one stores so that a loss of power takes nothing of what it says is stored.
+    """
     # Planning needs the layouts alone, and a job one format's encoders.
     if layout.format == "tiff":
         from tileconv.stores.tiff.writer import TiffSink
 
-        return TiffSink(path, layout, resume=resume)
+        return TiffSink(path, layout, resume=resume, durable=durable)
     from tileconv.stores.zarr.writer import ZarrSink
 
-    return ZarrSink(path, layout, resume=resume)
+    return ZarrSink(path, layout, resume=resume, durable=durable)

@@ -9,7 +9,7 @@ the sink, which makes the output whole from what they say, and from nothing else
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -17,8 +17,10 @@ from typing import Protocol
 import numpy as np
 
 from tileconv.core.grid import Region, TileGrid, ceil_div
-from tileconv.errors import StorageError
 from tileconv.stores.layout import Layout
+
+UNIT_FIELDS = 4
+"""Numbers that a receipt has for each write unit."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,8 +29,8 @@ class Receipt:
 
     Parameters
     ----------
-    units : ndarray of uint64, shape (units, 3)
-        Number in `unit_grid`, offset and length in bytes of each.
+    units : ndarray of uint64, shape (units, 4)
+        Number in `unit_grid`, offset and length in bytes, and `checksum` of each.
     part : str
         Name of the part file they are in; ``""`` where they are in the output itself.
     """
@@ -42,11 +44,11 @@ class Receipt:
         layout: Layout,
         plane: int,
         region: Region,
-        places: Sequence[tuple[int, int]],
+        places: Sequence[tuple[int, int, int]],
         part: str = "",
     ) -> Receipt:
-        """The receipt of a tile, from offset and length of each of its units, row by row."""
-        units = np.empty((len(places), 3), np.uint64)
+        """The receipt of a tile, from offset, length and checksum of each unit, row by row."""
+        units = np.empty((len(places), UNIT_FIELDS), np.uint64)
         units[:, 0] = unit_numbers(layout, plane, region)
         units[:, 1:] = places
         return cls(units, part)
@@ -103,9 +105,10 @@ class Sink(Protocol):
     Construction takes a layout and a path, where nothing stands yet; it raises
     `OutputExistsError` when something does, and `StorageError` when it cannot be created.
     Told to resume, it takes what another sink of the same layout has left there, whose
-    receipts are then recalled. Until `finish` no reader takes what stands there for a
-    raster; part files beside it are the caller's to remove. `close` may be called twice and
-    after `finish`.
+    receipts are recorded before anything is written. Until `finish` no reader takes what
+    stands there for a raster; part files beside it are the caller's to remove. `close` may be
+    called twice and after `finish`. A durable one, and its writers, have what they store
+    survive a loss of power before they say that it is stored.
     """
 
     @property
@@ -119,17 +122,18 @@ class Sink(Protocol):
     def record(self, receipt: Receipt) -> None:
         """Take units for written. A later receipt for the same ones replaces the first."""
 
-    def recall(self, receipt: Receipt) -> None:
-        """Record what a run before this one has stored, once it is seen to be there.
+    def holds(self, receipt: Receipt) -> bool:
+        """Whether what a receipt names is there, all its bytes; what they are is not looked at."""
 
-        Raises
-        ------
-        StorageError
-            A file that the receipt names is gone, or shorter than it was.
+    def intact(self, receipt: Receipt, check: Callable[[], None]) -> bool:
+        """Whether what a receipt names is there, and has the checksums that it names.
+
+        May be called from another thread while the writer writes other units. `check` is
+        called now and then, and may raise to stop.
         """
 
     def finish(self) -> None:
-        """Make the file whole. Raises `StorageError` when a unit was never written."""
+        """Make the file whole. Raises `StorageError` when a unit is not there."""
 
     def close(self) -> None:
         """Release the file without making it whole."""
@@ -182,14 +186,6 @@ def unit_place(layout: Layout, number: int) -> tuple[int, int, int]:
     down, across = unit_grid(layout).grid_shape
     plane, rest = divmod(number, down * across)
     return plane, *divmod(rest, across)
-
-
-def changed(path: Path, length: int, found: int) -> StorageError:
-    """The error of a staged file that is not as the record of the run says."""
-    return StorageError(
-        f"{path} has {found} bytes, of which the unfinished run has stored {length}; "
-        "restore it, or begin anew with --restart"
-    )
 
 
 def unit_name(layout: Layout, number: int) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from tileconv.errors import OutputExistsError, StorageError
-from tileconv.stores.disk import storage_error, write_all
+from tileconv.stores.disk import storage_error, sync_folder, write_all
 
 _COPY_BYTES = 8 << 20
 
@@ -31,7 +31,9 @@ class PartFile:
     expected_bytes : int
         Most bytes the file will have, named when the disk is full.
     resume : bool
-        Whether to append to the file that is there, after all it holds.
+        Whether to go on with the file that is there; what it holds beyond `keep` is written over.
+    durable : bool
+        Whether what is written must survive a loss of power.
 
     Raises
     ------
@@ -48,15 +50,18 @@ class PartFile:
         start: int = 0,
         expected_bytes: int = 0,
         resume: bool = False,
+        durable: bool = False,
     ) -> None:
         self.path = Path(path)
-        self._end = start
+        self._start = self._end = start
         self._expected = expected_bytes
+        self._durable = durable
         self._lock = threading.Lock()
         flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (0 if resume else os.O_EXCL)
         try:
             os.close(os.open(self.path, flags, 0o666))
-            self._end = max(start, self.path.stat().st_size)
+            if durable:
+                sync_folder(self.path.parent)
         except FileExistsError:
             raise OutputExistsError(
                 f"{self.path} exists; remove it or write to another path"
@@ -74,9 +79,26 @@ class PartFile:
         """Store `data` at position `at`."""
         self._write(at, [memoryview(data)])
 
+    def keep(self, end: int) -> None:
+        """Append behind `end` from now on."""
+        with self._lock:
+            self._end = max(self._end, end)
+
     def cut(self, end: int) -> None:
-        """Drop what lies from `end` on; nobody may append meanwhile."""
+        """Drop what lies from `end` on; nobody may append meanwhile.
+
+        Raises
+        ------
+        StorageError
+            The file is shorter than that, or cannot be written.
+        """
         try:
+            size = self.path.stat().st_size
+            if size < end and end > self._start:
+                raise StorageError(
+                    f"{self.path} has {size} bytes, of which {end} were stored; "
+                    "run the same command again"
+                )
             os.truncate(self.path, end)
         except OSError as error:
             raise self._failed("write", error, 0) from error
@@ -109,7 +131,7 @@ class PartFile:
         try:
             source = os.open(other, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise storage_error(other, error, doing="read", needed_bytes=0) from error
+            raise storage_error(other, error, doing="read") from error
         try:
             for first, last in pairwise([0, *breaks, len(order)]):
                 offset, length = starts[first], int(ends[last - 1] - starts[first])
@@ -136,6 +158,8 @@ class PartFile:
                 for piece in pieces:
                     write_all(handle, piece, at)
                     at, unwritten = at + len(piece), unwritten - len(piece)
+                if self._durable:
+                    os.fdatasync(handle)
             finally:
                 os.close(handle)
         except OSError as error:
@@ -154,6 +178,8 @@ class PartFile:
                             "run the same command again"
                         )
                     offset, at, length = offset + copied, at + copied, length - copied
+                if self._durable:
+                    os.fdatasync(handle)
             finally:
                 os.close(handle)
         except OSError as error:

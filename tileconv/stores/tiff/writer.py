@@ -11,7 +11,8 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +20,11 @@ import numpy as np
 from tileconv.core.buffers import ThreadBuffers
 from tileconv.core.grid import Region
 from tileconv.errors import StorageError
+from tileconv.stores.checksums import checksum, stored_checksum
 from tileconv.stores.disk import make_folder
 from tileconv.stores.layout import Layout
 from tileconv.stores.sink import (
     Receipt,
-    changed,
     check_block,
     parts_folder,
     unit_name,
@@ -45,13 +46,17 @@ class TiffWriter:
         From `tileconv.stores.tiff.layout.tiff_layout`.
     parts : Path
         The folder for a part file of its own, made when the first tile is written.
+    durable : bool
+        Whether what is stored must survive a loss of power.
     part : PartFile or None
         The TIFF itself, in the process that holds the sink.
     """
 
-    def __init__(self, layout: Layout, parts: Path, part: PartFile | None = None) -> None:
+    def __init__(
+        self, layout: Layout, parts: Path, *, durable: bool = False, part: PartFile | None = None
+    ) -> None:
         self.layout = layout
-        self._parts = parts
+        self._parts, self._durable = parts, durable
         self._part, self._name = part, ""
         self._lock = threading.Lock()
         self._closed = False
@@ -59,8 +64,9 @@ class TiffWriter:
         self._predictor = predictor(layout.raster.dtype, layout.compression)
         self._encode = encoder(layout.compression, layout.level, self._predictor)
 
-    def __reduce__(self) -> tuple[type[TiffWriter], tuple[Layout, Path]]:
-        return TiffWriter, (self.layout, self._parts.absolute())
+    def __reduce__(self) -> tuple[partial[TiffWriter], tuple[Layout, Path]]:
+        reopen = partial(TiffWriter, durable=self._durable)
+        return reopen, (self.layout, self._parts.absolute())
 
     def write(self, plane: int, region: Region, block: np.ndarray) -> Receipt:
         """Encode and store the pixels of `region`; see `Writer.write`."""
@@ -69,7 +75,7 @@ class TiffWriter:
         check_block(self.layout, plane, region, block)
         part = self._own_part()
         tiles = self._tiles()
-        places: list[tuple[int, int]] = []
+        places: list[tuple[int, int, int]] = []
         batch: list[memoryview] = []
         held = 0
         for _, place in unit_regions(self.layout, plane, region):
@@ -101,17 +107,21 @@ class TiffWriter:
         with self._lock:
             if self._part is None:
                 name = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}"
-                make_folder(self._parts)
-                self._part = PartFile(self._parts / name, expected_bytes=self.layout.max_bytes)
+                make_folder(self._parts, durable=self._durable)
+                self._part = PartFile(
+                    self._parts / name,
+                    expected_bytes=self.layout.max_bytes,
+                    durable=self._durable,
+                )
                 self._name = name
             return self._part
 
 
-def _append(part: PartFile, batch: list[memoryview]) -> Iterator[tuple[int, int]]:
-    """Store a batch; offset and length of each piece."""
+def _append(part: PartFile, batch: list[memoryview]) -> Iterator[tuple[int, int, int]]:
+    """Store a batch; offset, length and checksum of each piece."""
     at = part.append(batch)
     for encoded in batch:
-        yield at, len(encoded)
+        yield at, len(encoded), checksum(encoded)
         at += len(encoded)
 
 
@@ -130,16 +140,24 @@ class TiffSink:
         From `tileconv.stores.tiff.layout.tiff_layout`.
     resume : bool
         Whether to go on with the file that stands there.
+    durable : bool
+        Whether what is stored must survive a loss of power.
     """
 
-    def __init__(self, path: str | Path, layout: Layout, *, resume: bool = False) -> None:
+    def __init__(
+        self, path: str | Path, layout: Layout, *, resume: bool = False, durable: bool = False
+    ) -> None:
         self.layout = layout
         self._map = tiff_map(layout)
         self._part = PartFile(
-            path, start=self._map.data_at, expected_bytes=layout.max_bytes, resume=resume
+            path,
+            start=self._map.data_at,
+            expected_bytes=layout.max_bytes,
+            resume=resume,
+            durable=durable,
         )
         self._parts = parts_folder(self._part.path)
-        self.writer = TiffWriter(layout, self._parts, self._part)
+        self.writer = TiffWriter(layout, self._parts, durable=durable, part=self._part)
         # A tile is there when its length is not 0: encoded, it has at least one byte.
         self._offsets = np.zeros(self._map.tiles, np.uint64)
         self._counts = np.zeros(self._map.tiles, np.uint64)
@@ -150,21 +168,31 @@ class TiffSink:
     def record(self, receipt: Receipt) -> None:
         """Take tiles for written; see `Sink.record`."""
         numbers = receipt.units[:, 0]
-        self._offsets[numbers], self._counts[numbers] = receipt.units[:, 1:].T
+        self._offsets[numbers], self._counts[numbers] = receipt.units[:, 1:3].T
         self._part_of[numbers] = self._names.setdefault(receipt.part, len(self._names))
+        if not receipt.part:
+            self._part.keep(_end(receipt))
 
-    def recall(self, receipt: Receipt) -> None:
-        """Record tiles of a run before this one; see `Sink.recall`."""
-        if receipt.units.size:
-            end = int((receipt.units[:, 1] + receipt.units[:, 2]).max())
-            part = self._parts / receipt.part if receipt.part else self._part.path
+    def holds(self, receipt: Receipt) -> bool:
+        """Whether all of some tiles is there; see `Sink.holds`."""
+        try:
+            return self._place(receipt).stat().st_size >= _end(receipt)
+        except OSError:
+            return False
+
+    def intact(self, receipt: Receipt, check: Callable[[], None]) -> bool:
+        """Whether tiles are as they were stored; see `Sink.intact`."""
+        try:
+            handle = os.open(self._place(receipt), os.O_RDONLY | os.O_CLOEXEC)
             try:
-                size = part.stat().st_size
-            except OSError:
-                size = 0
-            if size < end:
-                raise changed(part, end, size)
-        self.record(receipt)
+                return all(
+                    stored_checksum(handle, offset, length, check) == value
+                    for _, offset, length, value in receipt.units.tolist()
+                )
+            finally:
+                os.close(handle)
+        except OSError:
+            return False
 
     def finish(self) -> None:
         """Gather the parts, write tables, directories and, last, the header; then close.
@@ -181,11 +209,10 @@ class TiffSink:
                 f"{missing} of {self._counts.size} tiles of {self._part.path} were never written, "
                 f"the first is {first}; run the job again"
             )
-        if len(self._names) > 1:
-            # What an earlier attempt at this has copied in already.
-            own = self._part_of == 0
-            ends = self._offsets[own] + self._counts[own]
-            self._part.cut(max(self._map.data_at, int(ends.max(initial=0))))
+        # Without what an earlier attempt at this has copied in already, or was killed over.
+        own = self._part_of == 0
+        ends = self._offsets[own] + self._counts[own]
+        self._part.cut(max(self._map.data_at, int(ends.max(initial=0))))
         for name, number in self._names.items():
             own = np.flatnonzero(self._part_of == number)
             # A part may hold nothing but tiles that were stored again elsewhere.
@@ -199,6 +226,15 @@ class TiffSink:
     def close(self) -> None:
         """Write no more; nothing is held open."""
         self.writer.close()
+
+    def _place(self, receipt: Receipt) -> Path:
+        """The file that the tiles of a receipt are in."""
+        return self._parts / receipt.part if receipt.part else self._part.path
+
+
+def _end(receipt: Receipt) -> int:
+    """Where the last byte of a receipt's tiles is followed by others."""
+    return int((receipt.units[:, 1] + receipt.units[:, 2]).max(initial=0))
 
 
 def commit(part: PartFile, places: FileMap, offsets: np.ndarray, counts: np.ndarray) -> None:
