@@ -264,7 +264,7 @@ def _job_of_config(config: str, options: dict[str, Any]) -> Job:
     from tileconv.jobs.config import Job
 
     given = {name for name in ("kernel", *KEYS) if options.get(name) is not None}
-    if strays := given - {"overwrite", "memory", "workers", "cluster"}:
+    if strays := given - {"overwrite", "memory", "workers", "cluster", "durability"}:
         stray = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(strays))
         raise click.UsageError(f"{stray}: write it into the config {config} instead")
     return Job.load(config, overrides=_with_options({}, options))

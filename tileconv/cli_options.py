@@ -13,6 +13,7 @@ KEYS = {
     "level": ("input", "level"),
     "axes": ("input", "axes"),
     "missing": ("input", "missing"),
+    "on_bad_tile": ("input", "on_bad_tile"),
     "operation": ("convolution", "operation"),
     "origin": ("convolution", "origin"),
     "boundary": ("convolution", "boundary"),
@@ -29,6 +30,7 @@ KEYS = {
     "memory": ("run", "memory"),
     "workers": ("run", "workers"),
     "cluster": ("run", "cluster"),
+    "durability": ("run", "durability"),
 }
 
 
@@ -66,6 +68,11 @@ input_options = _stack(
             "--missing",
             type=click.Choice(["warn", "fill", "error"]),
             help="Chunks the format allows to be absent: fill and say so, fill, refuse.  [warn]",
+        ),
+        click.option(
+            "--on-bad-tile",
+            type=click.Choice(["error", "fill"]),
+            help="Tiles or chunks that cannot be read: stop, or fill and list them.  [error]",
         ),
     ]
 )
@@ -142,6 +149,12 @@ run_options = _stack(
             metavar="ADDRESS",
             help="A dask scheduler, like tcp://10.0.0.1:8786, or local:N for N processes on this "
             "machine.  [none: threads of this process]",
+        ),
+        click.option(
+            "--durability",
+            type=click.Choice(["process", "power"]),
+            help="What finished tiles survive: the death of the process, or a loss of power, "
+            "which takes longer.  [process]",
         ),
     ]
 )

@@ -18,9 +18,21 @@ GRID = TileGrid((100, 70), (16, 32), 3, 2)
 
 
 def tile(index: int, *, part: str = "", units: int = 2) -> TileResult:
-    places = np.array([(10 * index + n, 7 * index, index + n) for n in range(units)], np.uint64)
-    absent = Absences(np.array([index, 5], np.int64), (f"chunk {index}",))
-    return TileResult(index, 100 + index, Receipt(places, part), index, 1, absent, 0, 0, 0, 0)
+    places = [(10 * index + n, 7 * index, index + n, 2**32 - 1 - index) for n in range(units)]
+    return TileResult(
+        index=index,
+        pixels=100 + index,
+        receipt=Receipt(np.array(places, np.uint64), part),
+        input_checksum=2**32 - 9 * index,
+        clipped=index,
+        nans=1,
+        absent=Absences(np.array([index, 5], np.int64), (f"chunk {index}",)),
+        bad=Absences(np.array([7], np.int64), (f"bad {index}",)),
+        decoded_bytes=0,
+        read_s=0.0,
+        compute_s=0.0,
+        write_s=0.0,
+    )
 
 
 def batch(*tiles: TileResult) -> BatchResult:
@@ -32,15 +44,15 @@ def recorded(folder) -> dict:
     journal = Journal(folder, SETTINGS, GRID)
     found = {}
     for frame in journal.frames():
-        units = frame.receipt.units.reshape(len(frame.tiles), -1, 3)
-        for index, own in zip(frame.tiles.tolist(), units, strict=True):
+        units = frame.receipt.units.reshape(len(frame.tiles), -1, 4)
+        for (index, value), own in zip(frame.tiles.tolist(), units, strict=True):
+            assert value == tile(index).input_checksum
             found[index] = (frame.receipt.part, own.tolist())
     return found
 
 
 def written(folder, indices, parts=("",)) -> Journal:
     journal = Journal(folder, SETTINGS, GRID)
-    list(journal.frames())
     for index in indices:
         journal.add(batch(tile(index, part=parts[index % len(parts)])))
     journal.flush()
@@ -56,13 +68,14 @@ def test_what_is_read_is_what_was_written(tmp_path):
 
 def test_counts_are_kept(tmp_path):
     journal = Journal(tmp_path, SETTINGS, GRID)
-    list(journal.frames())
     journal.add(batch(*(tile(n) for n in range(4))))
     (frame,) = Journal(tmp_path, SETTINGS, GRID).frames()
     assert frame.totals.pixels == 406
     assert (frame.totals.clipped, frame.totals.nans) == (6, 4)
     assert frame.totals.absences.numbers.tolist() == [0, 5, 1, 5, 2, 5, 3, 5]
     assert frame.totals.absences.names == ("chunk 0", "chunk 1", "chunk 2", "chunk 3")
+    assert frame.totals.damage.numbers.tolist() == [7, 7, 7, 7]
+    assert frame.totals.damage.names == ("bad 0", "bad 1", "bad 2", "bad 3")
 
 
 def test_the_tiles_of_the_first_run_stay(tmp_path):
@@ -112,7 +125,7 @@ def test_a_changed_byte_ends_the_record(tmp_path):
 def test_a_torn_tail_is_written_over(tmp_path):
     written(tmp_path, [0, 1])
     path = tmp_path / NAME
-    path.write_bytes(path.read_bytes() + b"tcj1" + bytes(100))
+    path.write_bytes(path.read_bytes() + b"tcj2" + bytes(100))
     written(tmp_path, [2])
     assert sorted(recorded(tmp_path)) == [0, 1, 2]
 

@@ -1,9 +1,11 @@
 """The final name: taken in one step, never over something, never left half done."""
 
 import errno
+import fcntl
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -125,7 +127,7 @@ def no_exchange(monkeypatch):
     def refuse(*_):
         raise OSError(errno.ENOSYS, "not here")
 
-    monkeypatch.setattr(staging_module, "_renameat2", refuse)
+    monkeypatch.setattr("tileconv.jobs.renaming._renameat2", refuse)
 
 
 @pytest.mark.parametrize("old_folder", [True, False])
@@ -154,3 +156,22 @@ def test_a_kill_between_the_two_steps_is_repaired_by_the_next_run(tmp_path):
     with stage(output, overwrite=True):
         assert read(output) == "old"
     assert os.listdir(tmp_path) == ["out"]
+
+
+def test_a_run_in_progress_is_told_before_anything_is_started(tmp_path):
+    output = tmp_path / "out"
+    with stage(output, overwrite=False), pytest.raises(LockedError, match="another run is writing"):
+        check_output(output, None, overwrite=False)
+    check_output(output, None, overwrite=False)
+
+
+def test_who_only_looks_at_the_lock_keeps_nobody_out(tmp_path):
+    output = tmp_path / "out"
+    folder = tmp_path / ".out.tileconv"
+    folder.mkdir()
+    looking = os.open(folder, os.O_RDONLY)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    check_output(output, None, overwrite=False)
+    threading.Timer(0.05, os.close, [looking]).start()
+    with stage(output, overwrite=False):
+        pass

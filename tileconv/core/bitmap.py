@@ -30,6 +30,11 @@ class Bitmap:
         bits = np.left_shift(1, numbers & 7).astype(np.uint8)
         np.bitwise_or.at(self._bytes, numbers >> 3, bits)
 
+    def unset(self, numbers: np.ndarray) -> None:
+        """Clear the bits of these numbers, each in ``0 .. size - 1``."""
+        bits = np.left_shift(1, numbers & 7).astype(np.uint8)
+        np.bitwise_and.at(self._bytes, numbers >> 3, ~bits)
+
     def count(self) -> int:
         """How many bits are set."""
         return int(np.bitwise_count(self._bytes).sum(dtype=np.int64))

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
+import numpy as np
+
 from tileconv.core.grid import TileGrid
 from tileconv.jobs.limits import peak_resident_bytes
 from tileconv.jobs.tile_task import TileResult, TileTask
@@ -39,6 +41,11 @@ class BatchResult:
     peak_memory_bytes: int
     tiles: tuple[TileResult, ...]
     error: Exception | None = None
+
+    @property
+    def indices(self) -> np.ndarray:
+        """Of the tiles that were done."""
+        return np.array([tile.index for tile in self.tiles], np.int64)
 
 
 class BatchTask:

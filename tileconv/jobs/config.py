@@ -36,6 +36,7 @@ class Input(_Table, frozen=True, kw_only=True):
     axes: str | None = None
     level: Annotated[int, msgspec.Meta(ge=0)] = 0
     missing: Literal["warn", "fill", "error"] = "warn"
+    on_bad_tile: Literal["error", "fill"] = "error"
 
     def __post_init__(self) -> None:
         if (self.path is None) == (self.sample is None):
@@ -117,10 +118,16 @@ class Run(_Table, frozen=True, kw_only=True):
     memory: Size | None = None
     workers: Count | None = None
     cluster: str | None = None
+    durability: Literal["process", "power"] = "process"
 
     def __post_init__(self) -> None:
         if self.cluster is not None:
             local_workers(self.cluster)
+
+    @property
+    def durable(self) -> bool:
+        """Whether what is done must survive a loss of power, not only the end of the process."""
+        return self.durability == "power"
 
 
 _ADDRESS = r"((tcp|tls|ucx|ucxx|ws|wss)://)?[^\s/]+:\d+"

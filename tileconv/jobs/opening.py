@@ -9,7 +9,7 @@ from tileconv.jobs.config import Job
 from tileconv.jobs.progress import Listener
 from tileconv.jobs.report import Report
 from tileconv.jobs.staging import check_output
-from tileconv.stores.absent import Missing
+from tileconv.stores.absent import Bad, Missing
 from tileconv.stores.disk import free_bytes
 from tileconv.stores.formats import format_of, open_source
 from tileconv.stores.source import Source
@@ -49,6 +49,7 @@ def open_input(job: Job) -> Source:
         level=spec.level,
         dims=spec.axes,
         missing=Missing(spec.missing),
+        bad=Bad(spec.on_bad_tile),
     )
 
 

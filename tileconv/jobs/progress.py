@@ -197,6 +197,11 @@ def summary(report: Report) -> str:
             f"{report.absent.count} chunks of the input are absent and were read as its "
             f"fill value: {', '.join(report.absent.first)}"
         )
+    if report.bad.count:
+        lines.append(
+            f"{report.bad.count} chunks of the input are bad and were read as its fill value: "
+            f"{', '.join(report.bad.first[:10])}"
+        )
     return "\n".join(lines)
 
 

@@ -9,7 +9,8 @@ from tileconv.jobs.batches import BatchResult, process_name
 from tileconv.jobs.journal import Frame
 from tileconv.jobs.limits import peak_resident_bytes
 from tileconv.jobs.plan import Plan
-from tileconv.stores.absent import AbsentChunks
+from tileconv.stores.absent import AbsentChunks, BadChunks
+from tileconv.stores.source import Source
 
 
 @dataclass(slots=True)
@@ -38,6 +39,7 @@ class Report:
     clipped: int = 0
     nans: int = 0
     absent: AbsentChunks = field(init=False)
+    bad: BadChunks = field(init=False)
     read_s: float = 0.0
     compute_s: float = 0.0
     write_s: float = 0.0
@@ -47,6 +49,7 @@ class Report:
 
     def __post_init__(self) -> None:
         self.absent = AbsentChunks(self.chunks)
+        self.bad = BadChunks(self.chunks)
 
     def resume(self, frame: Frame) -> None:
         """Count tiles that another run has done."""
@@ -59,6 +62,24 @@ class Report:
         self.clipped += totals.clipped
         self.nans += totals.nans
         self.absent.merge(totals.absences)
+        self.bad.merge(totals.damage)
+
+    def withdraw(self, frame: Frame) -> None:
+        """Count tiles no longer that another run has done, because they must be done again."""
+        totals = frame.totals
+        self.tiles -= len(frame.tiles)
+        self.resumed_tiles -= len(frame.tiles)
+        self.pixels -= totals.pixels
+        self.resumed_pixels -= totals.pixels
+        self.stored_bytes -= frame.receipt.stored_bytes
+        self.clipped -= totals.clipped
+        self.nans -= totals.nans
+
+    def recount(self, source: Source) -> None:
+        """Count absent and bad chunks anew: those that `source` has met just now."""
+        self.absent, self.bad = AbsentChunks(self.chunks), BadChunks(self.chunks)
+        self.absent.merge(source.absent.news())
+        self.bad.merge(source.bad.news())
 
     def add(self, result: BatchResult) -> None:
         """Count the tiles of a batch."""
@@ -70,6 +91,7 @@ class Report:
             self.clipped += tile.clipped
             self.nans += tile.nans
             self.absent.merge(tile.absent)
+            self.bad.merge(tile.bad)
             self.read_s += tile.read_s
             self.compute_s += tile.compute_s
             self.write_s += tile.write_s
@@ -133,6 +155,8 @@ class Report:
             "nan_filled": self.nans,
             "absent_chunks": self.absent.count,
             "absent_first": self.absent.first,
+            "bad_chunks": self.bad.count,
+            "bad_names": self.bad.first,
             "memory": {
                 "peak_bytes": self.peak_memory_bytes,
                 "planned_bytes": self.plan.memory.peak_bytes,

@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tileconv.core.bitmap import Bitmap
 from tileconv.jobs.backends import Backend, ThreadsBackend
 from tileconv.jobs.batches import Batches, BatchResult, BatchTask
@@ -21,7 +19,8 @@ from tileconv.jobs.opening import check_disk, check_names, open_input
 from tileconv.jobs.plan import Plan, make_plan, plan_on
 from tileconv.jobs.progress import Listener
 from tileconv.jobs.report import Report
-from tileconv.jobs.staging import stage
+from tileconv.jobs.resuming import StoredCheck, believed_tiles, withdraw
+from tileconv.jobs.staging import noting_bad_input, stage
 from tileconv.jobs.tile_task import TileTask
 from tileconv.jobs.work import Work, resolve
 from tileconv.stores.formats import open_sink
@@ -70,7 +69,11 @@ def run(
     """
     job = as_job(job)
     check_names(job)
-    with open_input(job) as source, backend_of(job.run, client) as backend:
+    with (
+        noting_bad_input(job.output_path),
+        open_input(job) as source,
+        backend_of(job.run, client) as backend,
+    ):
         source.require_chunks()
         work = resolve(job, source.raster, source.tags)
         return execute(
@@ -80,6 +83,7 @@ def run(
             backend=backend,
             overwrite=job.output.overwrite,
             restart=restart,
+            durable=job.run.durable,
             listener=listener or Listener(),
         )
 
@@ -92,6 +96,7 @@ def execute(  # noqa: PLR0913 - each is said by name
     backend: Backend,
     overwrite: bool,
     restart: bool,
+    durable: bool,
     listener: Listener,
 ) -> Report:
     """Do what was planned, or what is left of it: tiles into a staged output, then its name.
@@ -108,36 +113,51 @@ def execute(  # noqa: PLR0913 - each is said by name
         Whether an output that is there is replaced.
     restart : bool
         Whether to drop what another run has left.
+    durable : bool
+        Whether what is done must survive a loss of power.
     listener : Listener
     """
     if backend.link is not None:
         listener.connected(backend.link)
-    with stage(output, overwrite=overwrite, restart=restart) as staging:
-        journal = Journal(staging.folder, settings_of(plan.work, source), plan.grid)
+    with stage(
+        output,
+        overwrite=overwrite,
+        restart=restart,
+        durable=durable,
+        needed_bytes=plan.work.layout.max_bytes,
+    ) as staging:
+        settings = settings_of(plan.work, source)
+        journal = Journal(staging.folder, settings, plan.grid, durable=durable)
         # On the tiles of the run that is gone on with, whatever this one would have chosen.
         plan = plan_on(plan, journal.grid)
         report = Report(plan, str(output), source.absent.chunks)
         result_path = staging.result(journal.run)
-        sink = open_sink(plan.work.layout, result_path, resume=journal.resumed)
-        try:
-            done = recorded_tiles(journal, sink, report)
+        sink = open_sink(plan.work.layout, result_path, resume=journal.resumed, durable=durable)
+        with contextlib.closing(sink), journal:
+            done = believed_tiles(journal, source, sink, report, listener)
             check_disk(report, output, listener, parts=not backend.in_process)
             listener.started(plan)
             listener.resumed(report)
 
             def heard(result: BatchResult) -> None:
                 journal.add(result)
+                done.set(result.indices)
                 report.add(result)
                 listener.advanced(report)
                 listener.each_tile()
 
-            convolve_tiles(
-                plan, source, sink, done, backend=backend, folder=staging.folder, heard=heard
-            )
+            def convolve_rest() -> None:
+                convolve_tiles(
+                    plan, source, sink, done, backend=backend, folder=staging.folder, heard=heard
+                )
+
+            with StoredCheck(journal, sink) as stored:
+                convolve_rest()
+                lost = stored.lost(listener.each_tile)
+            if lost:
+                withdraw(journal, done, report, lost, listener)
+                convolve_rest()
             sink.finish()
-        finally:
-            sink.close()
-            journal.flush()
         journal.committing(result_path)
         staging.commit(result_path)
     # A config's folder leaves detours in the name: configs/../out.
@@ -147,16 +167,6 @@ def execute(  # noqa: PLR0913 - each is said by name
     report.close()
     listener.finished(report)
     return report
-
-
-def recorded_tiles(journal: Journal, sink: Sink, report: Report) -> Bitmap:
-    """The tiles that the run before has finished, known to the sink and counted in the report."""
-    done = Bitmap(len(journal.grid))
-    for frame in journal.frames():
-        done.set(frame.tiles.astype(np.int64))
-        sink.recall(frame.receipt)
-        report.resume(frame)
-    return done
 
 
 def convolve_tiles(  # noqa: PLR0913 - the architecture's one sentence, word by word

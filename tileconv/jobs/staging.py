@@ -9,7 +9,6 @@ ends before that leaves the folder, with the record of what it has done, to the 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import hashlib
@@ -21,10 +20,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tileconv.errors import ConfigError, LockedError, OutputExistsError, StorageError
+from tileconv.errors import (
+    BadChunkError,
+    ConfigError,
+    LockedError,
+    OutputExistsError,
+    StorageError,
+)
 from tileconv.jobs.journal import NAME as JOURNAL_NAME
-from tileconv.jobs.journal import has_tiles, is_finished
-from tileconv.stores.disk import make_folder
+from tileconv.jobs.journal import has_tiles, is_finished, note_bad_input
+from tileconv.jobs.renaming import exchange, rename_if_free, repair
+from tileconv.stores.disk import make_folder, storing, sync_folder
 
 NAME_BYTES_MAX = 255 - len("..tileconv")
 """Longest name that leaves room for what a staging folder's name adds, in bytes."""
@@ -32,13 +38,13 @@ NAME_BYTES_MAX = 255 - len("..tileconv")
 TOKEN_NAME = "workers-look-for-this"  # noqa: S105 - a file's name
 """What a cluster's workers must find in the staging folder, to know it for the client's."""
 
-_OURS = re.compile(rf"{JOURNAL_NAME}|{TOKEN_NAME}.*|[0-9a-f]{{16}}")
+_OURS = re.compile(rf"{JOURNAL_NAME}(\.new)?|{TOKEN_NAME}.*|[0-9a-f]{{16}}")
 """Names of what a run makes in its staging folder: the journal, what a cluster's workers look
 for, and a folder for the result of each run."""
 
-_AT_FDCWD = -100
-_RENAME_NOREPLACE = 1
-_RENAME_EXCHANGE = 2
+_TRIES, _TRY_S = 20, 0.01
+"""How often, and how many seconds after another, a folder is made and locked that others remove
+or look at in between."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +59,14 @@ class Staging:
         The staging folder beside it.
     overwrite : bool
         Whether an output that is there is replaced at the commit.
+    durable : bool
+        Whether the commit must survive a loss of power.
     """
 
     output: Path
     folder: Path
     overwrite: bool
+    durable: bool = False
 
     def result(self, run: str) -> Path:
         """Where the sink of a run writes; it becomes `output` at the commit.
@@ -67,7 +76,7 @@ class Staging:
         StorageError
             Its folder cannot be made.
         """
-        make_folder(self.folder / run)
+        make_folder(self.folder / run, durable=self.durable)
         return self.folder / run / "result"
 
     def commit(self, result: Path) -> None:
@@ -82,18 +91,31 @@ class Staging:
         """
         try:
             if not self.overwrite:
-                _rename_if_free(result, self.output)
-            elif result.is_dir() or self.output.is_dir():
-                _exchange(result, self.output)
+                rename_if_free(result, self.output)
+                if self.durable:
+                    self._sync_or_undo(result)
+                return
+            if result.is_dir() or self.output.is_dir():
+                exchange(result, self.output, _aside(self.output))
             else:
                 result.replace(self.output)
+            if self.durable:
+                sync_folder(self.output.parent)
         except FileExistsError:
             raise OutputExistsError(_taken(self.output)) from None
         except OSError as error:
             raise StorageError(
-                f"cannot move the finished output to {self.output}: {error.strerror}; "
-                "choose another output and run again"
+                f"cannot move the finished output to {self.output}: {error.strerror}; check the "
+                "disk and run the same command again, or choose another output"
             ) from None
+
+    def _sync_or_undo(self, result: Path) -> None:
+        """Have the new name survive a loss of power, or take it back, so that a run goes on."""
+        try:
+            sync_folder(self.output.parent)
+        except OSError:
+            self.output.rename(result)
+            raise
 
 
 def check_output(output: Path, source: Path | None, *, overwrite: bool) -> None:
@@ -103,6 +125,8 @@ def check_output(output: Path, source: Path | None, *, overwrite: bool) -> None:
     ------
     ConfigError
         The output is the input, lies inside it, or holds it.
+    LockedError
+        Another run is writing it.
     OutputExistsError
         The name is taken and `overwrite` is false.
     StorageError
@@ -112,6 +136,7 @@ def check_output(output: Path, source: Path | None, *, overwrite: bool) -> None:
         if source is not None:
             _refuse_overlap(output, source)
         _clear(output)
+        _refuse_locked(output)
         if os.path.lexists(output) and not overwrite:
             raise OutputExistsError(_taken(output))
         parent = output.absolute().parent
@@ -140,7 +165,14 @@ def _refuse_overlap(output: Path, source: Path) -> None:
 
 
 @contextlib.contextmanager
-def stage(output: Path, *, overwrite: bool, restart: bool = False) -> Iterator[Staging]:
+def stage(
+    output: Path,
+    *,
+    overwrite: bool,
+    restart: bool = False,
+    durable: bool = False,
+    needed_bytes: int = 0,
+) -> Iterator[Staging]:
     """A staging folder for `output`, locked while the context lasts.
 
     It is gone afterwards, unless the run fails that has finished tiles in it.
@@ -152,6 +184,10 @@ def stage(output: Path, *, overwrite: bool, restart: bool = False) -> Iterator[S
         Whether an output that is there is replaced at the commit.
     restart : bool
         Whether to drop what another run has left here.
+    durable : bool
+        Whether what is staged, and its commit, must survive a loss of power.
+    needed_bytes : int
+        Most bytes the output takes, told when the folder cannot be made.
 
     Raises
     ------
@@ -165,21 +201,18 @@ def stage(output: Path, *, overwrite: bool, restart: bool = False) -> Iterator[S
     made = [p for p in (output.parent, *output.parent.parents) if not p.exists()]
     lock: int | None = None
     try:
+        with storing(folder, "make", needed_bytes=needed_bytes):
+            lock = _locked(folder, output)
+            repair(output, _aside(output))
+            if restart or not has_tiles(folder) or is_finished(folder, output):
+                _empty(folder)
+            if durable:
+                for new in (folder, *made):
+                    sync_folder(new.parent)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        except OSError as error:
-            raise StorageError(
-                f"cannot make {folder}: {error.strerror}; choose another output"
-            ) from None
-        _lock(lock, folder, output)
-        _repair(output)
-        if restart or not has_tiles(folder) or is_finished(folder, output):
-            _empty(folder)
-        try:
-            yield Staging(output, folder, overwrite)
+            yield Staging(output, folder, overwrite, durable)
         except BaseException:
-            if not has_tiles(folder):
+            if not _keeps(folder):
                 _remove(folder)
             raise
         else:
@@ -189,7 +222,37 @@ def stage(output: Path, *, overwrite: bool, restart: bool = False) -> Iterator[S
             with contextlib.suppress(OSError):  # It holds the output, or was never made.
                 parent.rmdir()
         if lock is not None:
-            os.close(lock)
+            with contextlib.suppress(OSError):  # It is free all the same.
+                os.close(lock)
+
+
+@contextlib.contextmanager
+def noting_bad_input(output: Path) -> Iterator[None]:
+    """Where a chunk of the input is found to be bad, what is staged for `output` says so.
+
+    The input may be repaired then, and become another file: it is gone on with what was done,
+    if what was read is the same; see `Journal.input_changed`.
+    """
+    try:
+        yield
+    except BadChunkError as error:
+        folder = _folder_of(output.absolute())
+        with contextlib.suppress(OSError, LockedError, StorageError):
+            lock = _opened(folder)
+            try:
+                _lock(lock, folder, output)
+                note_bad_input(folder, str(error))
+            finally:
+                os.close(lock)
+        raise
+
+
+def _keeps(folder: Path) -> bool:
+    """Whether there is something to keep in a folder; also where that cannot be told."""
+    try:
+        return has_tiles(folder)
+    except StorageError:
+        return True
 
 
 def _folder_of(output: Path) -> Path:
@@ -200,19 +263,61 @@ def _folder_of(output: Path) -> Path:
 def _clear(output: Path) -> None:
     """Remove the staging folder of a run that was killed after it had given the output its name.
 
-    An old output may lie there, which the new one has changed places with.
+    An old output may lie there, which the new one has changed places with. Raises OSError.
     """
     output = output.absolute()
     folder = _folder_of(output)
     if folder.is_symlink() or not is_finished(folder, output):
         return
-    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    lock = _opened(folder)
     try:
         with contextlib.suppress(LockedError):
             _lock(lock, folder, output)
             _remove(folder)
     finally:
         os.close(lock)
+
+
+def _refuse_locked(output: Path) -> None:
+    """Tell that another run is writing, before a cluster is started in vain. Raises OSError.
+
+    The lock is looked at and not taken: it is shared with others who look.
+    """
+    folder = _folder_of(output.absolute())
+    if folder.is_symlink() or not folder.is_dir():
+        return
+    lock = _opened(folder)
+    try:
+        _lock(lock, folder, output, fcntl.LOCK_SH)
+    finally:
+        os.close(lock)
+
+
+def _opened(folder: Path) -> int:
+    """A staging folder, opened to be locked; never a link to another. Raises OSError."""
+    return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+
+def _locked(folder: Path, output: Path) -> int:
+    """The staging folder, made if it is not there, opened and locked. Raises OSError.
+
+    A run that ends just now may remove it between two of these steps.
+    """
+    for _ in range(_TRIES):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = _opened(folder)
+        except FileNotFoundError:
+            continue
+        try:
+            _lock(lock, folder, output)
+        except BaseException:
+            os.close(lock)
+            raise
+        if folder.exists() and os.path.samestat(os.fstat(lock), folder.stat()):
+            return lock
+        os.close(lock)
+    raise LockedError(f"another run has just finished {output}; start again")
 
 
 def _short(name: str) -> str:
@@ -222,18 +327,21 @@ def _short(name: str) -> str:
     return hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
 
 
-def _lock(descriptor: int, folder: Path, output: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-            raise StorageError(f"cannot lock {folder}: {error.strerror}") from None
-        raise LockedError(
-            f"another run is writing {output}; wait for it, or choose another output"
-        ) from None
-    # The run that held the lock may have removed the folder between our open and lock.
-    if not folder.exists() or not os.path.samestat(os.fstat(descriptor), folder.stat()):
-        raise LockedError(f"another run has just finished {output}; start again")
+def _lock(descriptor: int, folder: Path, output: Path, kind: int = fcntl.LOCK_EX) -> None:
+    """Lock an open staging folder; somebody else may be looking at the lock just now."""
+    for _ in range(_TRIES):
+        try:
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise StorageError(
+                    f"cannot lock {folder}: {error.strerror}; choose an output on a file system "
+                    "that has locks"
+                ) from None
+            time.sleep(_TRY_S)
+        else:
+            return
+    raise LockedError(f"another run is writing {output}; wait for it, or choose another output")
 
 
 def _remove(folder: Path) -> None:
@@ -266,67 +374,9 @@ def _empty(folder: Path) -> None:
             entry.unlink()
 
 
-def _rename_if_free(source: Path, target: Path) -> None:
-    """Rename, or raise FileExistsError: never over something that is there."""
-    try:
-        _renameat2(source, target, _RENAME_NOREPLACE)
-    except OSError as error:
-        if error.errno not in (errno.ENOSYS, errno.EINVAL):
-            raise
-        if source.is_dir():  # An empty folder is the most that rename would replace.
-            if os.path.lexists(target):
-                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
-            source.rename(target)
-        else:
-            os.link(source, target)
-
-
-def _exchange(source: Path, target: Path) -> None:
-    """Let `source` take the name of a folder, or a folder that of a file, if there is one.
-
-    A folder cannot be renamed over another: the two change places, and the old one is
-    removed with the staging folder.
-    """
-    if not os.path.lexists(target):
-        source.rename(target)
-        return
-    try:
-        _renameat2(source, target, _RENAME_EXCHANGE)
-    except OSError as error:
-        if error.errno not in (errno.ENOSYS, errno.EINVAL):
-            raise
-        aside = _aside(target)
-        target.rename(aside)
-        try:
-            source.rename(target)
-        except OSError:
-            aside.rename(target)
-            raise
-        aside.rename(source)
-
-
 def _aside(output: Path) -> Path:
     """Where an old output waits while the new one takes its name in two steps."""
     return output.with_name(f".{_short(output.name)}.old")
-
-
-def _repair(output: Path) -> None:
-    """Give an old output its name back, if a run was killed between the two steps."""
-    aside = _aside(output)
-    if os.path.lexists(aside) and not os.path.lexists(output):
-        aside.rename(output)
-
-
-def _renameat2(source: Path, target: Path, flags: int) -> None:
-    """Linux's renameat2, which Python does not offer; OSError(ENOSYS) elsewhere."""
-    try:
-        call = ctypes.CDLL(None, use_errno=True).renameat2
-    except AttributeError:
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS)) from None
-    failed = call(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), flags)
-    if failed:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
 
 
 def _taken(output: Path) -> str:

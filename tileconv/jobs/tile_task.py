@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from tileconv.core.boundary import read_extended
 from tileconv.core.buffers import ThreadBuffers
 from tileconv.core.grid import Tile
 from tileconv.errors import InputError
 from tileconv.jobs.work import Work
 from tileconv.stores.absent import Absences
+from tileconv.stores.checksums import checksum
 from tileconv.stores.sink import Receipt, Writer
 from tileconv.stores.source import Source
 
@@ -30,10 +33,12 @@ class TileResult:
         Written, whatever their samples.
     receipt : Receipt
         Where they are stored.
+    input_checksum : int
+        Of the pixels that they were made of.
     clipped, nans : int
         Samples that saturated, and NaN that became the fill given.
-    absent : Absences
-        Chunks of the input that were found to be absent since the last tile.
+    absent, bad : Absences
+        Chunks of the input that were found to be absent, or bad and filled, since the last tile.
     decoded_bytes : int
         Bytes of chunks decoded since the last tile.
     read_s, compute_s, write_s : float
@@ -43,9 +48,11 @@ class TileResult:
     index: int
     pixels: int
     receipt: Receipt
+    input_checksum: int
     clipped: int
     nans: int
     absent: Absences
+    bad: Absences
     decoded_bytes: int
     read_s: float
     compute_s: float
@@ -96,21 +103,13 @@ class TileTask:
         StorageError
             They cannot be written.
         """
-        work, operation = self.work, self.work.operation
-        samples = work.source.samples
-        computed, window = work.computed(tile.region), work.window(tile.region)
+        work, computed = self.work, self.work.computed(tile.region)
         started = time.perf_counter()
-        block = self._buffers.take("block", (*window.shape, samples), work.block_dtype)
-        read_extended(
-            partial(self.source.read, tile.plane),
-            window,
-            work.source.spatial,
-            operation.boundary,
-            operation.fill_value,
-            block,
-        )
+        block = self._read(tile)
+        read_checksum = checksum(block)
         read = time.perf_counter()
-        result = self._buffers.take("result", (*computed.shape, samples), work.cast.dtype)
+        shape = (*computed.shape, work.source.samples)
+        result = self._buffers.take("result", shape, work.cast.dtype)
         counts = work.engine.apply(block, result, work.cast)
         self._check(tile, counts.clipped, counts.nans)
         convolved = time.perf_counter()
@@ -120,19 +119,47 @@ class TileTask:
             index=tile.index,
             pixels=tile.region.area,
             receipt=receipt,
+            input_checksum=read_checksum,
             clipped=counts.clipped,
             nans=counts.nans,
             absent=self.source.absent.news(),
+            bad=self.source.bad.news(),
             decoded_bytes=self._newly_decoded(),
             read_s=read - started,
             compute_s=convolved - read,
             write_s=time.perf_counter() - convolved,
         )
 
+    def input_checksum(self, tile: Tile) -> int:
+        """Checksum of the pixels that a tile is made of: those it reads and the edge rule gives.
+
+        Raises
+        ------
+        InputError
+            They cannot be read.
+        """
+        return checksum(self._read(tile))
+
     def close(self) -> None:
         """Release the source and the writer."""
         self.source.close()
         self.writer.close()
+
+    def _read(self, tile: Tile) -> np.ndarray:
+        """The pixels that a tile is made of, in memory of the calling thread."""
+        work, operation = self.work, self.work.operation
+        window = work.window(tile.region)
+        shape = (*window.shape, work.source.samples)
+        block = self._buffers.take("block", shape, work.block_dtype)
+        read_extended(
+            partial(self.source.read, tile.plane),
+            window,
+            work.source.spatial,
+            operation.boundary,
+            operation.fill_value,
+            block,
+        )
+        return block
 
     def _newly_decoded(self) -> int:
         """Bytes decoded since the last tile of any thread asked."""

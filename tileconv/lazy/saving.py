@@ -74,6 +74,7 @@ def save_array(array: da.Array, output: Output, run: Run, *, axes: str | None) -
             backend=backend,
             overwrite=output.overwrite,
             restart=False,
+            durable=run.durable,
             listener=Listener(),
         )
 
@@ -94,13 +95,21 @@ def _save_computed(array: da.Array, work: Work, output: Output, run: Run) -> Rep
     workers = run.workers or usable_cores()
     report = Report(Plan(work, grid, workers, 0, 0, Memory({}), 1.0), str(path), 0)
     threads = {} if run.workers is None else {"num_workers": run.workers}
-    with stage(path, overwrite=output.overwrite) as staging, dask.config.set(threads):
+    with (
+        stage(
+            path,
+            overwrite=output.overwrite,
+            durable=run.durable,
+            needed_bytes=layout.max_bytes,
+        ) as staging,
+        dask.config.set(threads),
+    ):
         if has_tiles(staging.folder):
             raise OutputExistsError(
                 f"{staging.folder} holds an unfinished run of a job; end that, or remove the folder"
             )
         result_path = staging.result(os.urandom(8).hex())
-        sink = open_sink(layout, result_path)
+        sink = open_sink(layout, result_path, durable=run.durable)
         try:
             for result in _stored(array.rechunk(chunks), work.source, sink.writer):
                 for tile in result.tiles:
@@ -180,8 +189,21 @@ def store_block(shared: tuple[Raster, Writer], box: Box, block: np.ndarray) -> B
         plane = int(np.ravel_multi_index(at, raster.plane_shape)) if at else 0
         receipts.append(writer.write(plane, region, pixels))
     receipt = Receipt(np.concatenate([r.units for r in receipts]), receipts[0].part)
-    absent = Absences(np.empty(0, np.int64), ())
-    tile = TileResult(0, region.area * len(receipts), receipt, 0, 0, absent, 0, 0.0, 0.0, 0.0)
+    none = Absences(np.empty(0, np.int64), ())
+    tile = TileResult(
+        index=0,
+        pixels=region.area * len(receipts),
+        receipt=receipt,
+        input_checksum=0,
+        clipped=0,
+        nans=0,
+        absent=none,
+        bad=none,
+        decoded_bytes=0,
+        read_s=0.0,
+        compute_s=0.0,
+        write_s=0.0,
+    )
     return BatchResult(process_name(), peak_resident_bytes(), (tile,))
 
 
