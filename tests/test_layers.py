@@ -17,9 +17,10 @@ ALLOWED = {
     "jobs": {"core", "stores"},
     "lazy": {"core", "stores", "jobs"},
     "verification": {"core", "stores", "jobs"},
-    "stopping": set(),
+    "ending": set(),
+    "stopping": {"ending"},
     "cli": {"core", "stores", "jobs", "verification", "stopping"},
-    "__main__": {"cli", "stopping"},
+    "__main__": {"cli", "stopping", "ending"},
     "__init__": {"jobs", "lazy", "verification"},
 }
 # Packages that the pure core must do without.

@@ -1,4 +1,4 @@
-"""The command door: options in, a job done, one line when it fails.
+"""The command door: options in, a job done; `tileconv.__main__` says what it came to.
 
 Nothing but click is imported before a command runs, so that ``--help`` answers at once.
 """
@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -29,8 +28,7 @@ from tileconv.cli_options import (
     run_options,
     storage_options,
 )
-from tileconv.errors import ConfigError, StorageError, TileconvError
-from tileconv.stopping import Stopped
+from tileconv.errors import ConfigError, StorageError
 
 if TYPE_CHECKING:
     from tileconv.jobs.config import Job
@@ -338,53 +336,12 @@ def _print_json(values: list[dict[str, object]]) -> None:
 
 def _print(text: str) -> None:
     """Write a result to stdout, now, so that a full disk behind it is noticed."""
+    if sys.stdout is None:
+        raise StorageError("cannot write the result to stdout, which is closed; redirect it")
     try:
         click.echo(text)
         sys.stdout.flush()
     except OSError as error:
-        raise StorageError(f"cannot write the result to stdout: {error.strerror}") from None
-
-
-def main() -> NoReturn:
-    """Run the command line; leave with the exit code of what happened."""
-    debug = "--debug" in sys.argv
-    try:
-        cli.main(prog_name="tileconv", standalone_mode=False)
-        code = 0
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message())
-        code = ConfigError.exit_code
-    except click.ClickException as error:
-        code = _fail(ConfigError.exit_code, _one_line(error), debug=debug)
-    except TileconvError as error:
-        code = _fail(error.exit_code, str(error), debug=debug)
-    except Stopped as stop:
-        told = f"stopped by {stop}; the same command again goes on"
-        code = _fail(stop.exit_code, told, debug=debug)
-    except Exception as error:  # noqa: BLE001 - the last line of defence
-        told = f"a bug in tileconv: {type(error).__name__}: {error}; run again with --debug"
-        code = _fail(TileconvError.exit_code, f"{told} and report what it prints", debug=debug)
-    # At once: everything is closed, and the interpreter's own end has further opinions on
-    # pipes that broke and signals that came.
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError):
-            stream.flush()
-    os._exit(code)
-
-
-def _fail(code: int, message: str, *, debug: bool) -> int:
-    """The one line a failure ends with; with --debug, the traceback before it."""
-    with contextlib.suppress(OSError):
-        if debug:
-            import traceback
-
-            traceback.print_exc()
-        click.echo(f"tileconv: error[{code}]: {' '.join(message.split())}", err=True)
-    return code
-
-
-def _one_line(error: click.ClickException) -> str:
-    message = error.format_message()
-    if isinstance(error, click.UsageError) and error.ctx is not None:
-        return f"{message.rstrip('.')}; see {error.ctx.command_path} --help"
-    return message
+        raise StorageError(
+            f"cannot write the result to stdout: {error.strerror}; redirect it elsewhere"
+        ) from None

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 from tileconv.jobs.memory import MIB
 from tileconv.jobs.plan import Plan
 from tileconv.jobs.report import Report
 
-if TYPE_CHECKING:
-    from rich.progress import Progress
+BAR_S = 0.1
+"""Least seconds between two drawings of a bar."""
 
 
 class Listener:
@@ -89,11 +90,9 @@ class PlainProgress(Listener):
         if now - self._last >= self._every_s:
             self._last = now
             count = len(report.plan.grid)
-            done = report.tiles - report.resumed_tiles
-            left_s = report.elapsed_s * (count - report.tiles) / done
             self._say(
                 f"{report.tiles} of {count} tiles ({100 * report.tiles // count} %), "
-                f"{rate(report)}, {duration(left_s)} left"
+                f"{rate(report)}, {_left(report)} left"
             )
 
     def finished(self, report: Report) -> None:
@@ -107,42 +106,27 @@ class PlainProgress(Listener):
 
 
 class BarProgress(PlainProgress):
-    """A bar with tiles, rate and time left, for a terminal."""
+    """A bar with tiles, rate and time left, for a terminal.
+
+    It is one line that is written over and over, with nothing but carriage returns and spaces: a
+    process may be killed at any moment and leaves the terminal as it was. It is drawn in the
+    thread of the run.
+    """
 
     def __init__(self, stream: TextIO = sys.stderr) -> None:
         super().__init__(stream)
-        self._bar: Progress | None = None
-
-    def started(self, plan: Plan) -> None:
-        """Draw the bar."""
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-
-        super().started(plan)
-        self._bar = Progress(
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TextColumn("tiles  {task.fields[rate]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=Console(file=self._stream),
-            transient=True,
-        )
-        self._bar.add_task("tiles", total=len(plan.grid), rate="")
-        self._bar.start()
+        self._drawn = 0
+        self._drawn_at = float("-inf")
 
     def advanced(self, report: Report) -> None:
         """Move the bar."""
-        assert self._bar is not None
-        self._bar.update(self._bar.task_ids[0], completed=report.tiles, rate=rate(report))
+        now = time.monotonic()
+        if now - self._drawn_at >= BAR_S:
+            self._drawn_at = now
+            with contextlib.suppress(OSError):
+                columns = os.get_terminal_size(self._stream.fileno()).columns or 80
+                # Room for the cursor, and for the ^C that a terminal shows.
+                self._draw(bar(report, columns - 4))
 
     def finished(self, report: Report) -> None:
         """Take the bar away and say what was done."""
@@ -151,9 +135,44 @@ class BarProgress(PlainProgress):
 
     def stop(self) -> None:
         """Take the bar away."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        with contextlib.suppress(OSError):
+            self._draw("")
+        self._drawn_at = float("-inf")
+
+    def _say(self, text: str) -> None:
+        self.stop()
+        super()._say(text)
+
+    def _draw(self, text: str) -> None:
+        """Write `text` over what was drawn before."""
+        if text or self._drawn:
+            # With as many more spaces as a ^C takes.
+            rest = max(0, self._drawn + 2 - len(text)) if self._drawn else 0
+            back = "" if text else "\r"
+            self._drawn = len(text)
+            self._stream.write(f"\r{text}{' ' * rest}{back}")
+            self._stream.flush()
+
+
+def bar(report: Report, columns: int) -> str:
+    """How far a run is, in at most so many columns: the part of a bar, and figures."""
+    count = len(report.plan.grid)
+    figures = (
+        f" {report.tiles}/{count} tiles  {rate(report)}  "
+        f"{duration(report.elapsed_s)}, {_left(report)} left"
+    )
+    width = min(40, columns - len(figures) - 2)
+    if width < 5:
+        return figures[:columns].strip()
+    filled = width * report.tiles // max(1, count)
+    return f"[{'#' * filled}{'.' * (width - filled)}]{figures}"
+
+
+def _left(report: Report) -> str:
+    """Time until the last tile is done, if those to come take what those of this run took."""
+    done = report.tiles - report.resumed_tiles
+    left = len(report.plan.grid) - report.tiles
+    return duration(report.elapsed_s * left / max(1, done))
 
 
 def heading(plan: Plan) -> str:

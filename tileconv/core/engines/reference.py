@@ -76,16 +76,20 @@ class ReferenceEngine:
             return counts
         weights = self.kernel.weights.astype(self._summed_in)
         skipping = not bool(self.kernel.active.all())
-        kr = weights.shape[0]
-        band = max(1, CALL_PRODUCTS // (weights.size * out.shape[1]))
-        for (top, bottom), sample in product(pieces(out.shape[0], band), range(out.shape[2])):
-            x = block[top : bottom + kr - 1, :, sample].astype(self._summed_in)
+        kr, kc = weights.shape
+        across = min(out.shape[1], max(1, CALL_PRODUCTS // weights.size))
+        down = max(1, CALL_PRODUCTS // (weights.size * across))
+        for (top, bottom), (left, right), sample in product(
+            pieces(out.shape[0], down), pieces(out.shape[1], across), range(out.shape[2])
+        ):
+            rows, columns = slice(top, bottom + kr - 1), slice(left, right + kc - 1)
+            x = block[rows, columns, sample].astype(self._summed_in)
             sums = self._skipping(x, weights) if skipping else self._multiplying(x, weights)
             # Rounded to the accumulator first: numpy goes from wider ones to half precision by
             # way of single, and rounds twice.
             with np.errstate(all="ignore"):
                 sums = sums.astype(self.accumulator, copy=False)
-            counts = counts.plus(cast.store(sums, out[top:bottom, :, sample]))
+            counts = counts.plus(cast.store(sums, out[top:bottom, left:right, sample]))
         return counts
 
     @staticmethod
