@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
+import warnings
 from typing import NoReturn
 
 from tileconv import ending, stopping
-from tileconv.errors import ConfigError, StorageError, TileconvError
+from tileconv.errors import ConfigError, MemoryCapError, StorageError, TileconvError
 from tileconv.stopping import Stopped
 
 
@@ -34,6 +36,8 @@ def _run_command() -> None:
     """Run what the arguments say; afterwards signals no longer raise, and have raised."""
     try:
         stopping.listen()
+        if "--debug" not in sys.argv:
+            _silence_libraries()
         from tileconv.cli import cli
 
         cli.main(prog_name="tileconv", standalone_mode=False)
@@ -45,6 +49,13 @@ def _run_command() -> None:
     stopping.over()
 
 
+def _silence_libraries() -> None:
+    """Keep warnings and logs of libraries, which are for those who call them, off stderr."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    logging.getLogger().addHandler(logging.NullHandler())
+
+
 def _explained(error: BaseException) -> tuple[int, str]:
     """The exit code of what happened, and what is said about it."""
     match error:
@@ -52,6 +63,12 @@ def _explained(error: BaseException) -> tuple[int, str]:
             return error.exit_code, str(error)
         case Stopped():
             return error.exit_code, error.told
+        case MemoryError():
+            return (
+                MemoryCapError.exit_code,
+                f"the system gave no more memory: {str(error) or 'none was left'}; "
+                "let this process have more, or lower --memory",
+            )
         case OSError():
             return StorageError.exit_code, f"{error}; --debug shows where that was"
         case SystemExit():  # What click makes of a pipe that broke.

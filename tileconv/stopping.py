@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import sys
 import threading
 import time
 from types import FrameType
@@ -58,6 +59,9 @@ def listen() -> None:
     threading.Thread(target=_watch, args=(reader, set(numbers)), daemon=True).start()
     # Written to when a signal comes, whatever the main thread is doing.
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    # Where an exception cannot go on, Python prints it instead; the record says what is needed.
+    usual = sys.unraisablehook
+    sys.unraisablehook = lambda lost: None if lost.exc_type is Stopped else usual(lost)
     for number in numbers:
         signal.signal(number, _stop)
 

@@ -163,7 +163,7 @@ def test_a_tiff_that_is_no_kernel(tmp_path):
     tifffile.imwrite(tmp_path / "rgb.tif", np.zeros((4, 5, 3), "u1"), photometric="rgb")
     refused(tmp_path / "rgb.tif", "3 axes")
     (tmp_path / "broken.tif").write_bytes(b"II*\0" + bytes(20))
-    refused(tmp_path / "broken.tif", "not a TIFF|empty")
+    refused(tmp_path / "broken.tif", "without any page")
     (tmp_path / "short.tif").write_bytes((tmp_path / "rgb.tif").read_bytes()[:100])
     refused(tmp_path / "short.tif", "kernel file")
 

@@ -44,7 +44,8 @@ class Factors:
 
 def effective_weights(kernel: Kernel, accumulator: np.dtype) -> np.ndarray:
     """The weights in the accumulation dtype, with 0 for those that are skipped."""
-    weights = kernel.weights.astype(accumulator)
+    with np.errstate(over="ignore"):  # Too large for it: infinite, as scipy has it.
+        weights = kernel.weights.astype(accumulator)
     return np.where(kernel.active, weights, accumulator.type(0))
 
 

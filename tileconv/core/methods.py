@@ -98,7 +98,9 @@ def refusal(method: Method, kernel: Kernel, accumulator: np.dtype) -> str | None
 def _no_transform(kernel: Kernel, accumulator: np.dtype) -> str | None:
     if accumulator not in TRANSFORMED:
         return f"fft: sums in {accumulator} cannot be transformed; use method 'direct'"
-    if not bool(np.all(np.isfinite(kernel.weights.astype(accumulator)))):
+    with np.errstate(over="ignore"):
+        weights = kernel.weights.astype(accumulator)
+    if not bool(np.isfinite(weights).all()):
         return f"fft: the kernel has weights not finite in {accumulator}; use method 'direct'"
     return None
 

@@ -7,7 +7,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_type_hints
 
 import msgspec
 import numpy as np
@@ -211,14 +211,7 @@ class Job(_Table, frozen=True, kw_only=True):
             The file cannot be read, is no TOML, or holds something it should not.
         """
         path = Path(path)
-        try:
-            with path.open("rb") as file:
-                # Some editors begin a file with a byte order mark.
-                tables = tomllib.loads(file.read().decode("utf-8-sig"))
-        except OSError as error:
-            raise ConfigError(f"cannot read config {path}: {error.strerror}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"config {path} is not TOML: {error}") from None
+        tables = _read_toml(path)
         for name, table in (overrides or {}).items():
             if isinstance(tables.get(name, {}), dict):
                 tables[name] = {**tables.get(name, {}), **table}
@@ -303,6 +296,43 @@ class Job(_Table, frozen=True, kw_only=True):
                 return input_dtype
             case name:
                 return parse_dtype(name, "output.dtype")
+
+
+MAX_BYTES = 1 << 20
+"""Largest config that is read; parsing one takes some hundred times its bytes."""
+
+_DEEP_KEY = re.compile(r"""(?>(?>[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){16}""")
+"""A key of more parts than any job has: tomllib takes their square in time and memory."""
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file."""
+    try:
+        if not path.is_file():
+            what = "is not a file" if path.exists() else "does not exist"
+            raise ConfigError(f"config {path} {what}; check the path")
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        # A path with a zero byte is a ValueError.
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"cannot read config {path}: {reason}; check the path") from None
+    if len(content) > MAX_BYTES:
+        raise ConfigError(
+            f"config {path} has more than {MAX_BYTES} bytes; put large weights into a kernel file"
+        )
+    try:
+        # Some editors begin a file with a byte order mark.
+        text = content.decode("utf-8-sig")
+        if deep := _DEEP_KEY.search(text):
+            raise ConfigError(f"config {path} has a key {deep[0]:.60}..., deeper than any of a job")
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ConfigError(f"config {path} is nested deeper than any job is") from None
+    except ConfigError:
+        raise
+    except ValueError as error:  # not UTF-8, not TOML, or an integer too long
+        raise ConfigError(f"config {path} is not TOML: {error}") from None
 
 
 T = TypeVar("T", bound=_Table)

@@ -27,7 +27,7 @@ def check_names(job: Job) -> None:
 def refuse_missing(source: Path) -> None:
     """Say that an input is not there, or may not be looked at, before anything else."""
     try:
-        source.lstat()
+        source.stat()
     except (FileNotFoundError, NotADirectoryError):
         raise ConfigError(f"input {source} does not exist; check input.path") from None
     except OSError as error:

@@ -219,8 +219,8 @@ def npy_header(path: Path) -> tuple[tuple[int, ...], bool, np.dtype, int]:
         # The header is a Python literal; what may go wrong in one has no common error.
         reason = " ".join(str(error).split())
         raise InputError(f"{path} is not a .npy that can be read: {reason}") from error
-    if min(shape, default=0) < 0:
-        raise InputError(f"{path} is not a .npy that can be read: negative shape {shape}")
+    if any(type(length) is not int or length < 0 for length in shape):
+        raise InputError(f"{path} is not a .npy that can be read: its shape is {shape}")
     return shape, fortran, dtype, start
 
 

@@ -75,6 +75,8 @@ def open_source(
         is_zarr, head = _look_at(path)
     except (FileNotFoundError, NotADirectoryError):
         raise ConfigError(f"input {path} does not exist; check the path") from None
+    except ValueError:  # A zero byte.
+        raise ConfigError(f"input {str(path)!r} is no path; give the name of a file") from None
     except OSError as error:
         raise InputError(
             f"input {path} cannot be read: {error.strerror}; check its permissions"

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from tileconv.core.grid import Region
 from tileconv.core.kernels import MAX_WEIGHTS
 from tileconv.errors import ConfigError, InputError
+from tileconv.stores.absent import Missing
 from tileconv.stores.array_source import npy_header, numeric_dtype
 
-MAX_BYTES = 1 << 30
-"""Largest kernel file that is opened: a complex number of text for each of `MAX_WEIGHTS`."""
+MAX_BYTES = 1 << 29
+"""Largest kernel file that is opened: `MAX_WEIGHTS` in the widest of numpy's dtypes."""
+
+LINE_MAX = 1 << 20
+"""Most characters of a line of text that are read at a time."""
 
 
 def read_kernel(path: str | Path) -> tuple[np.ndarray, str]:
@@ -102,61 +109,61 @@ def _read_npy(path: Path) -> np.ndarray:
 
 
 def _read_text(path: Path) -> np.ndarray:
-    rows: list[np.ndarray] = []
-    total = 0
+    weights = array("d")
+    columns = 0
     try:
         with path.open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, start=1):
+            for number, line in enumerate(iter(partial(file.readline, LINE_MAX + 1), ""), start=1):
+                if len(line) > LINE_MAX:
+                    raise ConfigError(
+                        f"kernel file {path}, line {number} has more than {LINE_MAX} characters; "
+                        "save the weights with numpy.save"
+                    )
                 row = _parse_row(path, number, line.partition("#")[0])
                 if row is None:
                     continue
-                if rows and row.size != rows[0].size:
+                columns = columns or len(row)
+                if len(row) != columns:
                     raise ConfigError(
-                        f"kernel file {path}, line {number}: {row.size} numbers where the rows "
-                        f"before have {rows[0].size}; give every row as many"
+                        f"kernel file {path}, line {number}: {len(row)} numbers where the rows "
+                        f"before have {columns}; give every row as many"
                     )
-                rows.append(row)
-                total += row.size
-                _check_shape(path, (1, total))
+                weights.extend(row)
+                _check_shape(path, (1, len(weights)))
     except UnicodeDecodeError as error:
         raise ConfigError(
             f"kernel file {path} is not text: {_one_line(error)}; write rows of numbers"
         ) from error
-    return np.stack(rows) if rows else np.empty((0, 0))
+    return np.array(weights, np.float64).reshape(len(weights) // max(1, columns), columns)
 
 
-def _parse_row(path: Path, number: int, line: str) -> np.ndarray | None:
+def _parse_row(path: Path, number: int, line: str) -> list[float] | None:
     """The numbers of a line; None for a line without any."""
     line = line.strip()
     if not line:
         return None
     separator = next((mark for mark in (";", ",") if mark in line), None)
     try:
-        return np.array([float(word) for word in line.split(separator)], np.float64)
+        return [float(word) for word in line.split(separator)]
     except ValueError as error:
         raise ConfigError(
-            f"kernel file {path}, line {number}: {_one_line(error)}; write numbers with a "
+            f"kernel file {path}, line {number}: {_one_line(error):.80}; write numbers with a "
             "decimal point, separated by commas, semicolons or spaces"
         ) from error
 
 
 def _read_tiff(path: Path) -> np.ndarray:
-    import tifffile
+    from tileconv.stores.tiff.reader import TiffSource
 
     try:
-        with tifffile.TiffFile(path) as file:
-            pages, page = len(file.pages), file.pages.first
-            # The shape of several pages has an axis more than a kernel has.
-            _check_shape(path, page.shape if pages == 1 else (pages, *page.shape))
-            return np.asarray(page.asarray())
-    except (ConfigError, OSError):
-        raise
-    except Exception as error:
-        # A decoder raises what it likes about bytes it does not like.
-        raise ConfigError(
-            f"kernel file {path} is not a TIFF that can be read: {_one_line(error)}; "
-            "write one page of plain pixels"
-        ) from error
+        with TiffSource(path, missing=Missing.ERROR) as source:
+            raster = source.raster
+            _check_shape(path, raster.shape)
+            weights = np.empty((*raster.spatial, 1), raster.dtype)
+            source.read(0, Region.of_shape(raster.spatial), weights)
+    except InputError as error:
+        raise ConfigError(f"kernel file: {error}") from error
+    return weights[..., 0]
 
 
 def _one_line(error: Exception) -> str:
