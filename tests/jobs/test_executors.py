@@ -1,5 +1,6 @@
 """The bounded loop: everything done once, never too much at a time, errors handed up."""
 
+import contextlib
 import threading
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 
@@ -70,8 +71,40 @@ def test_nothing_to_do():
     assert list(run_bounded(SerialExecutor(), str, [], 3)) == []
 
 
-def test_an_error_does_not_wait_for_what_was_dropped():
+@pytest.mark.parametrize("how", ["raises", "tells"])
+def test_what_has_begun_when_a_call_fails_still_comes(how):
+    all_begun, failed = threading.Barrier(3), threading.Event()
+
+    def call(item):
+        if item > 2:
+            return item
+        all_begun.wait(10)
+        if item != 1:
+            failed.wait(10)
+        elif how == "raises":
+            raise KeyError(item)
+        return item
+
+    class Noting(ThreadPoolExecutor):
+        """Lets the others end once what is to be dropped is dropped."""
+
+        def shutdown(self, wait=True, *, cancel_futures=False):
+            super().shutdown(wait=wait, cancel_futures=cancel_futures)
+            failed.set()
+
+    got = []
+    with Noting(3) as executor, contextlib.suppress(KeyError):
+        for result in run_bounded(executor, call, range(100), 6, failed=lambda item: item == 1):
+            got.append(result)  # noqa: PERF402 - what came before an error is kept
+    assert {0, 2} <= set(got)
+    assert (1 in got) == (how == "tells")
+    # The thread of the one that failed may have taken some more before they were dropped.
+    assert max(got) < 10
+
+
+def test_an_error_does_not_wait_for_what_was_dropped(monkeypatch):
     """As dask's futures: once cancelled, nobody is told what became of them."""
+    monkeypatch.setattr("tileconv.jobs.executors._LAST_S", 0.1)
 
     class Silent(Executor):
         def submit(self, fn, /, *args, **kwargs):

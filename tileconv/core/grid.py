@@ -129,6 +129,10 @@ class Tile:
     plane: int
     region: Region
 
+    def __str__(self) -> str:
+        (y0, x0), (y1, x1) = self.region.start, self.region.stop
+        return f"tile {self.index}, plane {self.plane}, rows {y0}:{y1}, columns {x0}:{x1}"
+
 
 @dataclass(frozen=True, slots=True)
 class TileGrid:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from typing import ParamSpec, TypeVar
@@ -12,6 +13,9 @@ R = TypeVar("R")
 
 _LOOK_S = 5.0
 """Longest time without asking how many places there are."""
+
+_LAST_S = 10.0
+"""Longest time for which, after a failure, what others have begun is waited for."""
 
 
 class SerialExecutor(Executor):
@@ -32,22 +36,28 @@ def run_bounded(
     call: Callable[[T], R],
     items: Iterable[T],
     in_flight: int | Callable[[], int],
+    *,
+    failed: Callable[[R], bool] = lambda _: False,
 ) -> Iterator[R]:
     """Results of ``call(item)`` as they come, with a bounded number of items submitted.
 
     Neither the items nor their results are ever held all at once, so their number does
-    not matter. When a call raises, or the caller stops early, nothing more is submitted,
-    what has not begun is dropped, what has begun is waited for, and the error goes on up.
+    not matter. When a call fails nothing more is submitted and what has not begun is dropped;
+    results of what has begun still come, and then the error goes on up. When the caller stops
+    early, what has begun is waited for.
 
     Parameters
     ----------
     executor : Executor
+        Is shut down when a call fails.
     call : callable
     items : iterable
         Taken one by one, as places come free.
     in_flight : int or callable
         How many may be submitted, at least 1; a callable says how many now, and raises to end
         the run. A little more than the executor's workers keeps them busy.
+    failed : callable
+        Whether a result tells of a failure, as if the call had raised; it is yielded.
 
     Yields
     ------
@@ -71,8 +81,31 @@ def run_bounded(
             # Not for ever: places are counted anew, which is when lost workers are missed.
             done, pending = wait(pending, timeout=_LOOK_S, return_when=FIRST_COMPLETED)
             while done:
-                yield done.pop().result()
+                future = done.pop()
+                error = future.exception()
+                if error is None:
+                    yield (result := future.result())
+                    if not failed(result):
+                        continue
+                yield from _what_has_begun(executor, pending | done)
+                if error is not None:
+                    raise error
+                return
     finally:
         # Only for what cannot be dropped: an executor need not tell what becomes of the rest,
         # and dask's does not where a result comes in just then.
         wait([future for future in pending if not future.cancel()])
+
+
+def _what_has_begun(executor: Executor, pending: set[Future[R]]) -> Iterator[R]:
+    """Results of what has begun, and of nothing else; those that raise are left out."""
+    executor.shutdown(wait=False, cancel_futures=True)
+    deadline = time.monotonic() + _LAST_S
+    while pending:
+        done, waiting = wait(pending, timeout=0.1, return_when=FIRST_COMPLETED)
+        late = time.monotonic() > deadline
+        # Not all executors tell those who wait that a future was cancelled.
+        pending = {one for one in waiting if not (one.cancel() if late else one.cancelled())}
+        for future in done:
+            if not future.cancelled() and future.exception() is None:
+                yield future.result()

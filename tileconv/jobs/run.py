@@ -200,15 +200,19 @@ def convolve_tiles(  # noqa: PLR0913 - the architecture's one sentence, word by 
         tile_s=plan.tile_s,
         lanes=backend.lanes,
     )
+    failed: Exception | None = None
     with backend.executor(plan, task, folder) as executor:
-        for result in run_bounded(executor, task, batches, backend.in_flight):
+        for result in run_bounded(
+            executor, task, batches, backend.in_flight, failed=lambda one: one.error is not None
+        ):
             for tile in result.tiles:
                 sink.record(tile.receipt)
             batches.learn(result)
             if result.tiles:
                 heard(result)
-            if result.error is not None:
-                raise result.error
+            failed = failed or result.error
+        if failed is not None:
+            raise failed
 
 
 def plan(job: JobLike, *, client: Any = None) -> Plan:

@@ -173,15 +173,13 @@ class TileTask:
     def _check(self, tile: Tile, clipped: int, nans: int) -> None:
         """Refuse what the user has not said may be changed."""
         work = self.work
-        (y0, x0), (y1, x1) = tile.region.start, tile.region.stop
-        where = f"tile {tile.index}, plane {tile.plane}, rows {y0}:{y1}, columns {x0}:{x1}"
         if nans and work.cast.nan_fill is None:
             raise InputError(
-                f"{nans} NaN in {where} cannot become {work.cast.dtype}; "
+                f"{nans} NaN in {tile} cannot become {work.cast.dtype}; "
                 "give a value with --nan-fill, or a float --dtype"
             )
         if clipped and work.refuse_clipped:
             raise InputError(
-                f"{clipped} values in {where} do not fit {work.cast.dtype}; "
+                f"{clipped} values in {tile} do not fit {work.cast.dtype}; "
                 "choose a wider --dtype, or --overflow saturate"
             )

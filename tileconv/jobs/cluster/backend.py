@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import CancelledError, Executor
 from pathlib import Path
 from pkgutil import resolve_name
@@ -13,7 +12,6 @@ from typing import Any
 
 import distributed
 from distributed.protocol.pickle import dumps
-from distributed.scheduler import KilledWorker
 
 from tileconv import __version__
 from tileconv.core.grid import ceil_div
@@ -21,6 +19,7 @@ from tileconv.errors import ClusterError, MemoryCapError
 from tileconv.jobs.backends import Resources
 from tileconv.jobs.batches import BatchTask
 from tileconv.jobs.cluster.executor import ClusterExecutor
+from tileconv.jobs.cluster.watch import STUCK_S, Watch, address_of, scheduler_lost
 from tileconv.jobs.cluster.worker import (
     HeldTask,
     Surroundings,
@@ -45,19 +44,8 @@ IN_FLIGHT_MIN = 64
 
 IN_FLIGHT_PER_LANE = 3
 
-WAIT_S = 300.0
-"""Longest wait for a cluster's first worker, which a queue of jobs may have to start."""
-
-_LOOK_S = 2.0
-"""Seconds for which the number of workers is taken to be the same."""
-
-# A client that is closed has an error of its own since distributed 2025.4.1.
-_LOST = (
-    OSError,
-    TimeoutError,
-    CancelledError,
-    getattr(distributed.client, "ClosedClientError", CancelledError),
-)
+STUCK_TIMES = 30
+"""So many times longer than any batch so far may pass without one: a file system hangs."""
 
 
 class ClusterBackend:
@@ -73,10 +61,12 @@ class ClusterBackend:
 
     def __init__(self, client: distributed.Client) -> None:
         self._client = client
+        self._watch = Watch(client)
         self._threads = 1
-        self._lanes = 1
-        self._looked = float("-inf")
-        self._seen = time.monotonic()
+        self._expected_s = 0.0
+        self._executor: ClusterExecutor | None = None
+        self._results = 0
+        self._progressed = 0.0
 
     @property
     def link(self) -> str | None:
@@ -110,69 +100,59 @@ class ClusterBackend:
     @contextlib.contextmanager
     def executor(self, plan: Plan, task: BatchTask, folder: Path) -> Iterator[Executor]:
         """See `Backend.executor`."""
-        self._threads = plan.workers
-        self._seen = time.monotonic()
+        self._threads, self._expected_s = plan.workers, plan.tile_s
         token = os.urandom(16).hex()
         try:
             (folder / TOKEN_NAME).write_text(token)
         except OSError as error:
             raise storage_error(folder, error, doing="write into", needed_bytes=32) from error
-        expected = Surroundings(__version__, plan.work.source, folder.absolute(), token)
-        held = HeldTask(dumps(task), plan.workers, expected)
-        with _scheduler_lost(self._client):
+        held = HeldTask(dumps(task), plan.workers, Surroundings.here(task.task, folder, token))
+        with scheduler_lost(self._client):
             executor = ClusterExecutor(self._client, task, held)
         try:
+            self._watch.wait(executor.spread, "take the job")
             self._everywhere(try_open, held)
+            self._executor, self._progressed = executor, self._watch.clock
             yield executor
-        except KilledWorker as error:
-            _, first, last = error.task
-            raise ClusterError(
-                f"{error.allowed_failures + 1} workers died that had tiles {first} to {last}, "
-                f"the last was {error.last_worker.address}; see its log, give workers "
-                "more memory or lower --memory, and run the same command again"
-            ) from None
         except CancelledError:
             raise ClusterError(
-                f"the scheduler at {_address(self._client)} is gone, or has dropped the run; "
+                f"the scheduler at {address_of(self._client)} is gone, or has dropped the run; "
                 "see its log, and run the same command again"
             ) from None
         finally:
-            with contextlib.suppress(*_LOST):
-                executor.shutdown()
+            self._executor = None
+            executor.shutdown()
 
     def lanes(self) -> int:
         """See `Backend.lanes`."""
-        now = time.monotonic()
-        if now - self._looked > _LOOK_S:
-            with _scheduler_lost(self._client):
-                # Of those that run, not of those that dask has halted for their memory.
-                workers = self._client.sync(self._client.scheduler.ncores_running)
-            self._lanes = sum(min(self._threads, threads) for threads in workers.values())
-            self._looked = now
-            if self._lanes:
-                self._seen = now
-            elif now - self._seen > WAIT_S:
-                raise self._no_worker()
-        return self._lanes
+        lanes = sum(min(self._threads, threads) for threads in self._watch.look().values())
+        executor, now = self._executor, self._watch.clock
+        if executor is None:
+            return lanes
+        if not lanes or executor.results != self._results:
+            self._results, self._progressed = executor.results, now
+        longest = max(STUCK_S, STUCK_TIMES * max(self._expected_s, executor.slowest_s))
+        if now - self._progressed > longest:
+            raise ClusterError(
+                f"the workers at {address_of(self._client)} answer and have ended no task for "
+                f"{longest:.0f} s; see their logs and whether their file system answers, and "
+                "run the same command again"
+            )
+        return lanes
 
     def in_flight(self) -> int:
         """See `Backend.in_flight`."""
         return max(IN_FLIGHT_MIN, IN_FLIGHT_PER_LANE * self.lanes())
 
-    def _first(self, function: Callable[..., Any], *args: Any) -> Any:
+    def _first(self, function: Callable[..., Any], *args: Any, what: str) -> Any:
         """Wait for a worker to do this; a task that waits makes an adaptive cluster start one."""
-        with _scheduler_lost(self._client):
+        with scheduler_lost(self._client):
             asked = self._client.submit(function, *args, pure=False)
-            try:
-                return asked.result(timeout=WAIT_S)
-            except TimeoutError:
-                raise self._no_worker() from None
 
-    def _no_worker(self) -> ClusterError:
-        return ClusterError(
-            f"the cluster at {_address(self._client)} has had no worker that runs for "
-            f"{WAIT_S:.0f} s; start workers, and run the same command again"
-        )
+        async def answer() -> Any:
+            return await asked
+
+        return self._watch.wait(answer, what)
 
     def _facts(self, work: Work) -> dict[str, WorkerFacts]:
         """What each worker has.
@@ -180,10 +160,10 @@ class ClusterBackend:
         An adaptive cluster may stop its workers while they are looked at, which is no task;
         then a task looks at the one that it starts.
         """
-        self._first(int)
+        self._first(int, what="begin")
         self._check_versions()
         found: dict[str, WorkerFacts] = self._everywhere(look_around, work)
-        return found or dict([self._first(look_around_me, work)])
+        return found or dict([self._first(look_around_me, work, what="get ready")])
 
     def _check_versions(self) -> None:
         """Refuse workers that would compute other pixels than this process means."""
@@ -214,24 +194,11 @@ class ClusterBackend:
 
     def _ask(self, function: Callable[..., Any], *args: Any) -> dict[str, Any]:
         """Results of a call, or its errors, on every worker that is still there afterwards."""
-        with _scheduler_lost(self._client):
-            found: dict[str, Any] = self._client.run(function, *args, on_error="return")
-            there = self._client.nthreads()
+
+        async def answers() -> dict[str, Any]:
+            asked: Awaitable[dict[str, Any]] = self._client.run(function, *args, on_error="return")
+            return await asked
+
+        found = self._watch.wait(answers, "get ready")
+        there = self._watch.look()
         return {address: result for address, result in found.items() if address in there}
-
-
-@contextlib.contextmanager
-def _scheduler_lost(client: distributed.Client) -> Iterator[None]:
-    """Errors of talking to the scheduler, in our words."""
-    try:
-        yield
-    except _LOST as error:
-        raise ClusterError(
-            f"the scheduler at {_address(client)} does not answer: {error}; "
-            "see its log, and run the same command again"
-        ) from None
-
-
-def _address(client: distributed.Client) -> str:
-    scheduler = client.scheduler
-    return scheduler.address if scheduler is not None else "its address"

@@ -14,6 +14,7 @@ from typing import Any
 import distributed
 
 from tileconv import __version__
+from tileconv.core.processor import this_processor
 from tileconv.core.raster import Raster
 from tileconv.errors import ClusterError, TileconvError
 from tileconv.jobs.backends import warm_up
@@ -21,6 +22,7 @@ from tileconv.jobs.batches import Batch, BatchResult, BatchTask, process_name
 from tileconv.jobs.limits import resident_bytes, usable_memory
 from tileconv.jobs.memory import settle
 from tileconv.jobs.staging import TOKEN_NAME
+from tileconv.jobs.tile_task import TileTask
 from tileconv.jobs.work import Work
 
 
@@ -55,6 +57,11 @@ class Surroundings:
         The client's tileconv.
     raster : Raster
         The input, as the client sees it.
+    input_bytes : int or None
+        Size of its file; None where it is not one file.
+    vector_bytes : int or None
+        Of the client's processor, on which the last bits of transforms depend; None where
+        nothing is transformed.
     folder : Path
         Where the output is staged.
     token : str
@@ -63,8 +70,23 @@ class Surroundings:
 
     version: str
     raster: Raster
+    input_bytes: int | None
+    vector_bytes: int | None
     folder: Path
     token: str
+
+    @classmethod
+    def here(cls, task: TileTask, folder: Path, token: str) -> Surroundings:
+        """What this process finds."""
+        path, transforms = task.source.path, task.work.engine.method == "fft"
+        return cls(
+            __version__,
+            task.source.raster,
+            path.stat().st_size if path is not None and path.is_file() else None,
+            this_processor().vector_bytes if transforms else None,
+            folder.absolute(),
+            token,
+        )
 
 
 async def look_around(work: Work, dask_worker: Any) -> WorkerFacts:
@@ -165,12 +187,8 @@ class HeldTask:
                 "put it where every worker sees it under the same name"
             ) from None
         weakref.finalize(self, task.task.close)
-        if task.task.source.raster != self._expected.raster:
-            raise ClusterError(
-                f"worker {process_name()} sees another raster as the input, "
-                f"{task.task.source.raster}, than the client; "
-                "put it where every worker sees it under the same name"
-            )
+        found = Surroundings.here(task.task, self._expected.folder, self._expected.token)
+        _compare(found, self._expected)
         _limit_threads(self._threads)
         _make_ready(task.task.work)
         return task
@@ -187,6 +205,25 @@ def _of_this_process(payload: bytes, threads: int, expected: Surroundings) -> He
         if held is None:
             held = _unpickled[expected.token] = HeldTask(payload, threads, expected)
         return held
+
+
+def _compare(found: Surroundings, expected: Surroundings) -> None:
+    """Refuse to read another input than the client, or to get other last bits from it."""
+    for what, here, there in (
+        ("raster", found.raster, expected.raster),
+        ("file size", found.input_bytes, expected.input_bytes),
+    ):
+        if here != there:
+            raise ClusterError(
+                f"worker {process_name()} sees another {what} as the input, {here}, than the "
+                f"client, {there}; put the input where every worker sees it under the same name"
+            )
+    if found.vector_bytes != expected.vector_bytes:
+        raise ClusterError(
+            f"worker {process_name()} computes with vectors of {found.vector_bytes} bytes, the "
+            f"client with {expected.vector_bytes}, and last bits of transforms would differ; "
+            "use machines of one kind, or --method direct or separable"
+        )
 
 
 def _check_folder(expected: Surroundings) -> None:
