@@ -4,9 +4,11 @@ import contextlib
 import logging
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import cloudpickle
 import distributed
@@ -23,7 +25,7 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 class Slow(distributed.WorkerPlugin):
     """Makes every tile of every worker, also of those to come, take some time.
 
-    One may kill; those beyond the first batch may wait for a file to be there.
+    One may kill, or all; those beyond the first batch may wait for a file to be there.
     """
 
     name = "slow"
@@ -43,7 +45,7 @@ class Slow(distributed.WorkerPlugin):
 
 def slowed(usual, how):
     def call(task, tile):
-        if tile.index == how.deadly:
+        if how.deadly in (tile.index, "all"):
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(how.seconds)
         deadline = time.monotonic() + 60
@@ -120,6 +122,54 @@ def local_cluster(workers, **options):
         yield Cluster(client)
 
 
+def command(folder, name, *words):
+    """A command of dask, as on a machine of its own; what it says is not wanted."""
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-m", f"distributed.cli.{name}", *map(str, words)),
+            *("--host", "127.0.0.1", "--no-dashboard"),
+        ],
+        stderr=subprocess.DEVNULL,
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(Path(tileconv.__file__).parents[1])},
+    )
+
+
+@contextlib.contextmanager
+def remote_cluster(folder, workers=1):
+    """Scheduler and workers as commands in another folder, as on machines of their own.
+
+    Gives the cluster, the scheduler's process and those of the workers.
+    """
+    elsewhere = folder / "elsewhere"
+    elsewhere.mkdir()
+    place = elsewhere / "scheduler.json"
+    started = [command(elsewhere, "dask_scheduler", "--port", 0, "--scheduler-file", place)]
+    started += [
+        command(
+            *(elsewhere, "dask_worker", "--scheduler-file", place, "--nthreads", 1, "--no-nanny"),
+            *("--memory-limit", "2GiB"),
+        )
+        for _ in range(workers)
+    ]
+    try:
+        with distributed.Client(
+            scheduler_file=str(place), set_as_default=False, timeout=30
+        ) as client:
+            client.wait_for_workers(workers, timeout=60)
+            yield Cluster(client), started[0], started[1:]
+    finally:
+        for process in started:
+            process.kill()
+            process.wait(30)
+
+
+@pytest.fixture
+def remote(tmp_path):
+    """Makes a `remote_cluster` beside the test's files."""
+    return lambda workers=1: remote_cluster(tmp_path, workers)
+
+
 @pytest.fixture(scope="module")
 def cluster():
     """Two processes of one thread."""
@@ -132,12 +182,6 @@ def elastic():
     """No worker yet."""
     with local_cluster(0, memory_limit="2GiB") as started:
         yield started
-
-
-@pytest.fixture
-def cluster_of():
-    """Makes the same of a client that was connected otherwise."""
-    return Cluster
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import zarr
 
 import tileconv
 from tileconv.errors import ClusterError, ConfigError, InputError, MemoryCapError
+from tileconv.jobs.cluster.executor import ClusterExecutor
 from tileconv.jobs.cluster.worker import HeldTask, Surroundings
 from tileconv.jobs.progress import Listener
 from tileconv.stores.formats import open_source
@@ -209,7 +208,7 @@ def test_a_tile_that_kills_every_worker_is_named(slide, tmp_path, cluster, monke
     monkeypatch.setattr(cluster.client.cluster.scheduler, "allowed_failures", 1)
     with cluster.slow(0, deadly=17):
         says = (
-            r"2 workers died that worked on tile 17, plane 0, rows 128:192, columns 320:380, one "
+            r"2 workers died that worked on tile 17, plane 0, rows 128:192, columns 192:256, one "
             r"after another; the last was tcp://\S+; see"
         )
         fails(ClusterError, says, cluster, slide, tmp_path / "out.tif")
@@ -227,44 +226,53 @@ def test_a_client_that_restarts_its_workers_has_dropped_the_run(slide, tmp_path,
         fails(ClusterError, says, cluster, slide, tmp_path / "out.tif", listener=listener)
 
 
-def test_a_scheduler_that_dies_ends_the_run_in_bounded_time(slide, tmp_path, cluster_of):
-    """Scheduler and worker as commands in another folder, as on machines of their own."""
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    place = elsewhere / "scheduler.json"
-    scheduler = command(elsewhere, "dask_scheduler", "--port", 0, "--scheduler-file", place)
-    worker = command(
-        *(elsewhere, "dask_worker", "--scheduler-file", place, "--nthreads", 1, "--no-nanny"),
-        *("--memory-limit", "2GiB"),
-    )
-    try:
-        with distributed.Client(
-            scheduler_file=str(place), set_as_default=False, timeout=30
-        ) as client:
-            remote = cluster_of(client)
-            client.wait_for_workers(1, timeout=60)
-            assert remote.run(slide, tmp_path / "whole.tif").tiles > 20
-            same_as_threads(slide, tmp_path / "whole.tif")
-            client.register_plugin(remote.slowness(0.05))
-            says = r"the scheduler at tcp://\S+ is gone, or has dropped the run"
-            listener = Ear(scheduler.kill, tiles=3)
-            fails(ClusterError, says, remote, slide, tmp_path / "out.tif", listener=listener)
-    finally:
-        for process in (worker, scheduler):
-            process.kill()
-            process.wait(30)
+def test_when_every_tile_kills_few_workers_die(slide, tmp_path, cluster, monkeypatch):
+    cluster.client.wait_for_workers(2, timeout=60)
+    scheduler = cluster.client.cluster.scheduler
+    monkeypatch.setattr(scheduler, "allowed_failures", 2)
+    before = scheduler._workers_removed_total
+    with cluster.slow(0, deadly="all"):
+        says = (
+            r"3 workers died that worked on tile \d+, plane 0, rows \d+:\d+, columns \d+:\d+, one"
+        )
+        fails(ClusterError, says, cluster, slide, tmp_path / "out.tif")
+    # 3 for each of the two that all workers have at once, 3 for one of them alone, and the two
+    # that may have begun something when the rest was taken back.
+    assert scheduler._workers_removed_total - before <= 3 * 2 + 3 + 2
+    cluster.client.wait_for_workers(2, timeout=60)
 
 
-def command(folder, name, *words):
-    return subprocess.Popen(
-        [
-            *(sys.executable, "-m", f"distributed.cli.{name}", *map(str, words)),
-            *("--host", "127.0.0.1", "--no-dashboard"),
-        ],
-        stderr=subprocess.DEVNULL,
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(Path(tileconv.__file__).parents[1])},
-    )
+def test_tiles_that_are_only_suspected_are_done_and_the_run_goes_on(
+    slide, tmp_path, cluster, monkeypatch
+):
+    """A worker is killed from outside, and one death is enough for dask to give up its tasks."""
+    cluster.client.wait_for_workers(2, timeout=60)
+    monkeypatch.setattr(cluster.client.cluster.scheduler, "allowed_failures", 0)
+    tried = []
+    usual = ClusterExecutor._one_by_one
+
+    async def noted(executor, batch):
+        tried.extend(batch)
+        return await usual(executor, batch)
+
+    monkeypatch.setattr(ClusterExecutor, "_one_by_one", noted)
+    pids = list(cluster.client.run(os.getpid).values())
+    listener = Ear(lambda: os.kill(pids[0], signal.SIGKILL), tiles=4)
+    with cluster.slow(0.2):
+        report = cluster.run(slide, tmp_path / "out.tif", listener=listener)
+    assert tried
+    assert report.tiles == len(report.plan.grid)
+    same_as_threads(slide, tmp_path / "out.tif")
+
+
+def test_a_scheduler_that_dies_ends_the_run_in_bounded_time(slide, tmp_path, remote):
+    with remote() as (cluster, scheduler, _):
+        assert cluster.run(slide, tmp_path / "whole.tif").tiles > 20
+        same_as_threads(slide, tmp_path / "whole.tif")
+        cluster.client.register_plugin(cluster.slowness(0.05))
+        says = r"the scheduler at tcp://\S+ is gone, or has dropped the run"
+        listener = Ear(scheduler.kill, tiles=3)
+        fails(ClusterError, says, cluster, slide, tmp_path / "out.tif", listener=listener)
 
 
 # Workers that come and go
