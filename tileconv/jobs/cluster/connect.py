@@ -6,18 +6,29 @@ import contextlib
 import logging
 import signal
 import socket
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from multiprocessing import resource_tracker
-from typing import Any
+from typing import Any, TypeVar
 
 import distributed
 
 from tileconv.errors import ClusterError, ConfigError, MemoryCapError
 from tileconv.jobs.cluster.backend import ClusterBackend
+from tileconv.jobs.cluster.watch import LOST
 from tileconv.jobs.config import Run, local_workers
 from tileconv.jobs.limits import usable_cores, usable_memory
 from tileconv.jobs.memory import BASE_MIB, DISTRIBUTED_MIB, MIB
+
+T = TypeVar("T")
+
+END_S = 8.0
+"""Longest wait for a local cluster that closes; it kills a worker that has halted after 4 s."""
+
+_GOODBYE_S = 2.0
+"""Longest wait for a client that closes, whose scheduler may have halted."""
 
 _DASHBOARD_PORT = 8787
 
@@ -59,19 +70,75 @@ def _local(processes: int, run: Run) -> Iterator[distributed.Client]:
             f"{processes} processes have {each // MIB} MiB of memory each on this machine, and "
             f"take {least // MIB} before their first tile; ask for fewer than local:{processes}"
         )
-    with contextlib.ExitStack() as stack:
-        with _deaf_children(), _unable_to_start(processes):
-            cluster = stack.enter_context(
-                distributed.LocalCluster(
-                    n_workers=processes,
-                    threads_per_worker=local_threads(processes, run),
-                    memory_limit=each,
-                    host="127.0.0.1",
-                    dashboard_address=f"127.0.0.1:{_dashboard_port()}",
-                    silence_logs=logging.CRITICAL,
-                )
-            )
-        yield stack.enter_context(distributed.Client(cluster, set_as_default=False))
+
+    def start() -> distributed.LocalCluster:
+        _deafen()
+        return distributed.LocalCluster(
+            n_workers=processes,
+            threads_per_worker=local_threads(processes, run),
+            memory_limit=each,
+            host="127.0.0.1",
+            dashboard_address=f"127.0.0.1:{_dashboard_port()}",
+            silence_logs=logging.CRITICAL,
+        )
+
+    with _quiet(), contextlib.ExitStack() as stack:
+        starting = _aside(start)
+        stack.callback(_end, starting)
+        with _unable_to_start(processes):
+            cluster = starting.result()
+        client = distributed.Client(cluster, set_as_default=False)
+        stack.callback(_close, client)
+        yield client
+
+
+def _aside(call: Callable[[], T]) -> Future[T]:
+    """What a call gives that goes on in a thread of its own, though a signal ends the run."""
+    future: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:  # noqa: BLE001 - futures carry every exception
+            future.set_exception(error)
+
+    threading.Thread(target=work, name="tileconv-cluster", daemon=True).start()
+    return future
+
+
+def _end(starting: Future[distributed.LocalCluster]) -> None:
+    """Close a local cluster, also one that a signal has found half started.
+
+    A signal that comes while it closes is heard when it is closed: else its processes would be
+    left, and what they share with this one.
+    """
+
+    def close() -> None:
+        starting.result().close()
+
+    ending = _aside(close)
+    try:
+        _settled(ending)
+    except BaseException:
+        _settled(ending)
+        raise
+
+
+def _settled(ending: Future[None]) -> None:
+    with contextlib.suppress(TimeoutError):
+        ending.exception(timeout=END_S)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Let dask say nothing on stderr, until the last of its threads has ended."""
+    logger = logging.getLogger("distributed")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 @contextlib.contextmanager
@@ -96,38 +163,40 @@ def _dashboard_port() -> int:
     return _DASHBOARD_PORT
 
 
-@contextlib.contextmanager
-def _deaf_children() -> Iterator[None]:
-    """Leave Ctrl-C to this process, whose terminal the workers share, from their first moment.
+def _deafen() -> None:
+    """Leave Ctrl-C to the main thread, whose terminal the workers share, from their first moment.
 
     A thread's blocked signals are those of the threads and processes it starts, and so of
-    the thread that starts a local cluster's workers, at first and whenever one has died. What
-    comes meanwhile is heard at the end.
+    the thread that starts a local cluster's workers, at first and whenever one has died.
     """
     # It unblocks the signal in the thread that starts it.
     resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
 @contextlib.contextmanager
 def _remote(address: str) -> Iterator[distributed.Client]:
-    with warnings.catch_warnings():
-        # We look at versions ourselves.
-        warnings.simplefilter("ignore", distributed.versions.VersionMismatchWarning)
-        try:
-            client = distributed.Client(address, set_as_default=False)
-        except ValueError as error:
-            raise ConfigError(f"run.cluster {address!r} is no address: {error}") from None
-        except (OSError, TimeoutError) as error:
-            raise ClusterError(
-                f"no scheduler answers at {address}: {error}; check the address, and that it runs"
-            ) from None
-    with client:
+    with _quiet(), contextlib.ExitStack() as stack:
+        with warnings.catch_warnings():
+            # We look at versions ourselves.
+            warnings.simplefilter("ignore", distributed.versions.VersionMismatchWarning)
+            try:
+                client = distributed.Client(address, set_as_default=False)
+            except ValueError as error:
+                raise ConfigError(f"run.cluster {address!r} is no address: {error}") from None
+            except (OSError, TimeoutError) as error:
+                raise ClusterError(
+                    f"no scheduler answers at {address}: {error}; check the address, and that "
+                    "it runs"
+                ) from None
+        # Some of what it says goodbye with waits for a scheduler that may be gone.
+        stack.callback(_close, client)
         yield client
+
+
+def _close(client: distributed.Client) -> None:
+    with contextlib.suppress(*LOST, RuntimeError, AssertionError):
+        client.close(timeout=_GOODBYE_S)
 
 
 def local_threads(processes: int, run: Run) -> int:
