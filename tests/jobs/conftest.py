@@ -25,13 +25,15 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 class Slow(distributed.WorkerPlugin):
     """Makes every tile of every worker, also of those to come, take some time.
 
-    One may kill, or all; those beyond the first batch may wait for a file to be there.
+    One may kill, or all; those beyond the first batch may wait for a file to be there. The
+    slowness may end when another is.
     """
 
     name = "slow"
 
-    def __init__(self, seconds, deadly=None, gate=None):
+    def __init__(self, seconds, deadly=None, gate=None, until=None):
         self.seconds = seconds
+        self.until = until
         self.deadly = deadly
         self.gate = gate
 
@@ -47,7 +49,8 @@ def slowed(usual, how):
     def call(task, tile):
         if how.deadly in (tile.index, "all"):
             os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(how.seconds)
+        if not (how.until and os.path.exists(how.until)):  # noqa: PTH110
+            time.sleep(how.seconds)
         deadline = time.monotonic() + 60
         while how.gate and tile.index > 16 and not os.path.exists(how.gate):  # noqa: PTH110
             assert time.monotonic() < deadline, "the gate stays shut"
@@ -78,8 +81,8 @@ class Cluster:
     slowness = Slow
 
     @contextlib.contextmanager
-    def slow(self, seconds, deadly=None, gate=None):
-        self.client.register_plugin(Slow(seconds, deadly, gate))
+    def slow(self, seconds, deadly=None, gate=None, until=None):
+        self.client.register_plugin(Slow(seconds, deadly, gate, until))
         try:
             yield
         finally:

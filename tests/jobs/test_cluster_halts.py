@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -142,6 +143,21 @@ def test_a_scheduler_that_halts_ends_the_run(slide, tmp_path, remote, monkeypatc
             cluster.run(slide, tmp_path / "out.tif")
         assert time.monotonic() - started < 20
         os.kill(scheduler.pid, signal.SIGCONT)
+
+
+def test_an_address_where_nobody_answers_ends_the_run(slide, tmp_path, monkeypatch):
+    """The call is taken, as by a scheduler that has halted, and nothing is ever said."""
+    monkeypatch.setattr("tileconv.jobs.cluster.connect.CONNECT_S", 1.0)
+    waited = []
+    listener = Listener()
+    listener.waiting = waited.append
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        address = f"tcp://127.0.0.1:{deaf.getsockname()[1]}"
+        job = job_of(slide, tmp_path / "out.tif") | {"run": {"cluster": address}}
+        with pytest.raises(ClusterError, match=rf"no scheduler answers at {address}: not in 1 s"):
+            tileconv.run(job, listener=listener)
+    assert waited == [f"the scheduler at {address}"]
+    assert os.listdir(tmp_path) == ["in.tif"]
 
 
 def test_workers_that_answer_and_do_nothing_end_the_run(slide, tmp_path, cluster, monkeypatch):

@@ -34,6 +34,9 @@ class Listener:
     def connected(self, link: str) -> None:
         """A cluster does the work; its dashboard is at `link`."""
 
+    def waiting(self, what: str) -> None:
+        """Nothing goes on until something is there, which may take a while."""
+
     def warned(self, text: str) -> None:
         """Something may go wrong that need not."""
 
@@ -79,6 +82,10 @@ class PlainProgress(Listener):
         if report.resumed_tiles:
             count = len(report.plan.grid)
             self._say(f"going on: {report.resumed_tiles} of {count} tiles are done already")
+
+    def waiting(self, what: str) -> None:
+        """Say for what."""
+        self._say(f"waiting for {what}")
 
     def warned(self, text: str) -> None:
         """Say it."""

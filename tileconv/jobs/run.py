@@ -67,12 +67,12 @@ def run(
     To keep the cap, the C library's threshold for giving freed memory back is fixed in every
     process that works on tiles; see `tileconv.jobs.memory.settle`.
     """
-    job = as_job(job)
+    job, listener = as_job(job), listener or Listener()
     check_names(job)
     with (
         noting_bad_input(job.output_path),
         open_input(job) as source,
-        backend_of(job.run, client) as backend,
+        backend_of(job.run, client, listener) as backend,
     ):
         source.require_chunks()
         work = resolve(job, source.raster, source.tags)
@@ -84,7 +84,7 @@ def run(
             overwrite=job.output.overwrite,
             restart=restart,
             durable=job.run.durable,
-            listener=listener or Listener(),
+            listener=listener,
         )
 
 
@@ -237,7 +237,9 @@ def plan(job: JobLike, *, client: Any = None) -> Plan:
 
 
 @contextlib.contextmanager
-def backend_of(limits: Run, client: Any = None) -> Iterator[Backend]:
+def backend_of(
+    limits: Run, client: Any = None, listener: Listener | None = None
+) -> Iterator[Backend]:
     """What a job's tiles are worked on by: a client, the cluster it names, or threads."""
     where = limits.cluster if client is None else client
     if where is None:
@@ -245,7 +247,7 @@ def backend_of(limits: Run, client: Any = None) -> Iterator[Backend]:
         return
     from tileconv.jobs.cluster.connect import connected
 
-    with connected(where, limits) as backend:
+    with connected(where, limits, listener or Listener()) as backend:
         yield backend
 
 

@@ -31,6 +31,7 @@ from tileconv.jobs.cluster.worker import (
 from tileconv.jobs.config import Run
 from tileconv.jobs.memory import DISTRIBUTED_MIB, MIB, baseline_bytes
 from tileconv.jobs.plan import Plan
+from tileconv.jobs.progress import Listener
 from tileconv.jobs.spelling import parse_size
 from tileconv.jobs.staging import TOKEN_NAME
 from tileconv.jobs.work import Work
@@ -54,14 +55,16 @@ class ClusterBackend:
     Parameters
     ----------
     client : distributed.Client
+    listener : Listener
+        Is told what is waited for.
     """
 
     in_process = False
     batch_s = BATCH_S
 
-    def __init__(self, client: distributed.Client) -> None:
+    def __init__(self, client: distributed.Client, listener: Listener) -> None:
         self._client = client
-        self._watch = Watch(client)
+        self._watch = Watch(client, listener)
         self._threads = 1
         self._expected_s = 0.0
         self._executor: ClusterExecutor | None = None

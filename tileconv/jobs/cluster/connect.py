@@ -21,8 +21,12 @@ from tileconv.jobs.cluster.watch import LOST
 from tileconv.jobs.config import Run, local_workers
 from tileconv.jobs.limits import usable_cores, usable_memory
 from tileconv.jobs.memory import BASE_MIB, DISTRIBUTED_MIB, MIB
+from tileconv.jobs.progress import Listener
 
 T = TypeVar("T")
+
+CONNECT_S = 40.0
+"""Longest wait for a scheduler's first answer; dask itself waits 30 s for most of it."""
 
 END_S = 8.0
 """Longest wait for a local cluster that closes; it kills a worker that has halted after 4 s."""
@@ -34,7 +38,7 @@ _DASHBOARD_PORT = 8787
 
 
 @contextlib.contextmanager
-def connected(where: Any, run: Run) -> Iterator[ClusterBackend]:
+def connected(where: Any, run: Run, listener: Listener) -> Iterator[ClusterBackend]:
     """The cluster that a job asks for.
 
     Parameters
@@ -44,6 +48,8 @@ def connected(where: Any, run: Run) -> Iterator[ClusterBackend]:
         is one of a scheduler; a client is used as it is and left open.
     run : Run
         Its ``workers`` are the threads of each process that is started.
+    listener : Listener
+        Is told what is waited for.
 
     Raises
     ------
@@ -53,13 +59,15 @@ def connected(where: Any, run: Run) -> Iterator[ClusterBackend]:
     if isinstance(where, distributed.Client):
         if where.asynchronous:
             raise ConfigError("client is asynchronous; give one made without asynchronous=True")
-        yield ClusterBackend(where)
+        yield ClusterBackend(where, listener)
     elif (processes := local_workers(where)) is not None:
         with _local(processes, run) as client:
-            yield ClusterBackend(client)
+            yield ClusterBackend(client, listener)
     else:
+        # A scheduler that is started just now, or not at all, takes dask half a minute.
+        listener.waiting(f"the scheduler at {where}")
         with _remote(where) as client:
-            yield ClusterBackend(client)
+            yield ClusterBackend(client, listener)
 
 
 @contextlib.contextmanager
@@ -176,22 +184,27 @@ def _deafen() -> None:
 
 @contextlib.contextmanager
 def _remote(address: str) -> Iterator[distributed.Client]:
-    with _quiet(), contextlib.ExitStack() as stack:
+    def connect() -> distributed.Client:
         with warnings.catch_warnings():
             # We look at versions ourselves.
             warnings.simplefilter("ignore", distributed.versions.VersionMismatchWarning)
-            try:
-                client = distributed.Client(address, set_as_default=False)
-            except ValueError as error:
-                raise ConfigError(f"run.cluster {address!r} is no address: {error}") from None
-            except (OSError, TimeoutError) as error:
-                raise ClusterError(
-                    f"no scheduler answers at {address}: {error}; check the address, and that "
-                    "it runs"
-                ) from None
-        # Some of what it says goodbye with waits for a scheduler that may be gone.
-        stack.callback(_close, client)
-        yield client
+            return distributed.Client(address, set_as_default=False)
+
+    with _quiet():
+        try:
+            # Aside, since dask waits for ever for one that takes the call and says nothing.
+            client = _aside(connect).result(timeout=CONNECT_S)
+        except ValueError as error:
+            raise ConfigError(f"run.cluster {address!r} is no address: {error}") from None
+        except (OSError, TimeoutError) as error:
+            told = str(error) or f"not in {CONNECT_S:.0f} s"
+            raise ClusterError(
+                f"no scheduler answers at {address}: {told}; check the address, and that it runs"
+            ) from None
+        try:
+            yield client
+        finally:
+            _close(client)
 
 
 def _close(client: distributed.Client) -> None:

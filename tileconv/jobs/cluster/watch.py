@@ -19,11 +19,15 @@ import distributed
 from distributed.scheduler import KilledWorker, heartbeat_interval
 
 from tileconv.errors import ClusterError
+from tileconv.jobs.progress import Listener
 
 T = TypeVar("T")
 
 WAIT_S = 120.0
 """Longest time without a worker, which a queue of jobs may have to start."""
+
+TELL_S = 5.0
+"""Time without a worker after which it is said that one is waited for."""
 
 SILENT_S = 30.0
 """A worker that has told its scheduler nothing for so long is replaced.
@@ -81,10 +85,14 @@ class Watch:
     Parameters
     ----------
     client : distributed.Client
+    listener : Listener
+        Is told that workers are waited for.
     """
 
-    def __init__(self, client: distributed.Client) -> None:
+    def __init__(self, client: distributed.Client, listener: Listener) -> None:
         self._client = client
+        self._listener = listener
+        self._told = False
         self._threads: dict[str, int] = {}
         self._pulses: dict[str, _Pulse] = {}
         self._replaced: set[str] = set()
@@ -106,13 +114,7 @@ class Watch:
                 told = self._client.sync(self._client.scheduler.identity, callback_timeout=ANSWER_S)
             self._looked = time.monotonic()
             self._hear(told["workers"])
-            if self._threads:
-                self._worked = self.clock
-            elif self.clock - self._worked > WAIT_S:
-                raise ClusterError(
-                    f"the cluster at {address_of(self._client)} has had no worker that runs for "
-                    f"{WAIT_S:.0f} s; start workers, and run the same command again"
-                )
+            self._miss_workers()
         return self._threads
 
     def wait(self, call: Callable[[], Awaitable[T]], what: str) -> T:
@@ -158,6 +160,22 @@ class Watch:
                 ) from None
             finally:
                 future.cancel()
+
+    def _miss_workers(self) -> None:
+        """Say that there is no worker, and give up when there has been none for too long."""
+        idle = self.clock - self._worked
+        if self._threads:
+            self._worked, self._told = self.clock, False
+        elif idle > WAIT_S:
+            raise ClusterError(
+                f"the cluster at {address_of(self._client)} has had no worker that runs for "
+                f"{WAIT_S:.0f} s; start workers, and run the same command again"
+            )
+        elif idle > TELL_S and not self._told:
+            self._told = True
+            self._listener.waiting(
+                f"a worker of the cluster at {address_of(self._client)}, for up to {WAIT_S:.0f} s"
+            )
 
     def _hear(self, workers: dict[str, dict[str, Any]]) -> None:
         """Take note of who runs, and send away who has been silent for too long."""
