@@ -137,6 +137,19 @@ def test_another_input_without_damage_is_refused_at_once(tmp_path, job, slide, p
         tileconv.run(job)
 
 
+@pytest.mark.parametrize("layout", [{}, {"shards": (128, 128)}, {"zarr_format": 2}])
+def test_a_zarr_of_which_a_chunk_was_written_anew_is_another_input(tmp_path, job, pixels, layout):
+    path = tmp_path / "in.zarr"
+    array = zarr.create_array(path, shape=SHAPE, chunks=(TILE, TILE), dtype="uint8", **layout)
+    array[...] = pixels
+    job["input"] = {"path": str(path)}
+    with pytest.raises(KeyboardInterrupt):
+        tileconv.run(job, listener=Ear(stop_after=40))
+    array[699, 449] ^= 1
+    with pytest.raises(OutputExistsError, match="input: .*chunks and metadata of"):
+        tileconv.run(job)
+
+
 def test_bad_tiles_are_filled_and_listed(tmp_path, job, slide, pixels):
     spoil(slide, 3)
     spoil(slide, LAST)

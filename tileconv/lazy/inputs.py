@@ -149,14 +149,8 @@ def file_pixels(path: str | os.PathLike[str], *, level: int = 0, missing: str = 
         raise ConfigError(f"missing must be one of {allowed}, got {missing!r}") from None
     source = open_source(path, level=level, missing=absence)
     raster = source.raster
-    token = tokenize(str(Path(path).resolve()), _identity(Path(path)), level, missing)
+    token = tokenize(source.identity, level, missing)
     return Pixels(raster.shape, raster.dtype, token, file=OpenFile(source, token))
-
-
-def _identity(path: Path) -> tuple[int, ...]:
-    """What changes when a file is replaced or a directory's own entries change."""
-    stat = path.stat()
-    return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def _array_chunks(array: Any) -> Chunks:

@@ -74,23 +74,18 @@ def free_bytes(path: str | Path) -> int:
 
 
 def identity(path: Path) -> str:
-    """A file's or a folder's name, size and time of its last change.
-
-    Of a Zarr these are its metadata's; what happens to its chunks is not seen.
+    """A file's name, size and time of its last change.
 
     Raises
     ------
     InputError
         It is gone.
     """
-    names = ("zarr.json", ".zarray", ".zattrs", ".zgroup")
     try:
-        files = [path / name for name in names if (path / name).exists()] or [path]
-        stats = [file.stat() for file in files]
+        stat = path.stat()
     except OSError as error:
         raise InputError(f"input {path} cannot be looked at: {error.strerror}") from None
-    told = ", ".join(f"{stat.st_size} bytes of {stat.st_mtime_ns}" for stat in stats)
-    return f"{path.resolve()}, {told}"
+    return f"{path.resolve()}, {stat.st_size} bytes of {stat.st_mtime_ns}"
 
 
 def write_all(handle: int, data: bytes | memoryview, at: int) -> None:

@@ -122,6 +122,7 @@ class ChunkLoader:
         self._shard = shard
         self._indices: OrderedDict[Coords, np.ndarray] = OrderedDict()
         self._lock = threading.Lock()
+        self._origin = (0,) * len(decoder.shape)
         self._kept = 0 if shard is None else max(2, self.INDEX_BYTES // shard.index_bytes)
 
     @property
@@ -168,6 +169,10 @@ class ChunkLoader:
                 f"{self.name(coords)}{where} is corrupt: {one_line(error)}; "
                 "restore that file from its source"
             ) from error
+
+    def stamp(self) -> str:
+        """What changes when a chunk does; see `ChunkFiles.stamp`. Raises OSError."""
+        return self._files.stamp(self._key(self._origin).count("/"))
 
     def any_stored(self) -> bool:
         """Whether any chunk is there, be it a bad one."""

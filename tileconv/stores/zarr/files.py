@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -12,6 +13,9 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
+
+
+METADATA = ("zarr.json", ".zarray", ".zattrs", ".zgroup")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,20 @@ class ChunkFiles(Protocol):
 
     def names(self) -> Iterator[str]:
         """Names of all files but those of metadata."""
+
+    def stamp(self, depth: int) -> str:
+        """What changes when a file is written, replaced or removed.
+
+        Parameters
+        ----------
+        depth : int
+            Folders between the array's own and its files.
+
+        Raises
+        ------
+        OSError
+            A folder cannot be looked at.
+        """
 
 
 class LocalFiles:
@@ -79,6 +97,34 @@ class LocalFiles:
             for name in files:
                 if _is_chunk(name):
                     yield str((Path(place) / name).relative_to(self._folder))
+
+
+    def stamp(self, depth: int) -> str:
+        """See `ChunkFiles.stamp`: when folders were last changed, their names and metadata.
+
+        Files are not looked at, there may be millions: one that is written in place, and not
+        anew as Zarr's libraries write it, is not noticed.
+        """
+        digest = hashlib.sha256()
+        folders = [self._folder]
+        for level in range(depth + 1):
+            for folder in folders:
+                digest.update(f"{folder.relative_to(self._folder)} {_changed(folder)} ".encode())
+            if level < depth:
+                folders = [
+                    Path(entry.path)
+                    for folder in folders
+                    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name)
+                    if entry.is_dir() and not entry.name.startswith(".")
+                ]
+        for name in METADATA:
+            if (self._folder / name).exists():
+                digest.update(f"{name} {_changed(self._folder / name)} ".encode())
+        return digest.hexdigest()[:16]
+
+
+def _changed(path: Path) -> int:
+    return path.stat().st_mtime_ns
 
 
 class StoreFiles:
@@ -123,6 +169,12 @@ class StoreFiles:
             name = key.removeprefix(self._prefix)
             if _is_chunk(name.rsplit("/", 1)[-1]):
                 yield name
+
+
+    def stamp(self, depth: int) -> str:
+        """See `ChunkFiles.stamp`; a store cannot tell."""
+        del depth
+        return os.urandom(8).hex()
 
 
 def _is_chunk(name: str) -> bool:

@@ -101,6 +101,16 @@ class ZarrSource(Source):
         return Path(self._source) if isinstance(self._source, str | Path) else None
 
     @property
+    def identity(self) -> str:
+        """See `Source.identity`; chunks that are written anew make it another array."""
+        if self.path is None:
+            return super().identity
+        try:
+            return f"{self.path.resolve()}, chunks and metadata of {self._open_loader().stamp()}"
+        except OSError as error:
+            raise InputError(f"input {self._label} cannot be looked at: {error.strerror}") from None
+
+    @property
     def absent(self) -> AbsentChunks:
         """Chunks that were not there and were read as fill value."""
         return self._absent
