@@ -21,6 +21,8 @@ it as one.
 
 from __future__ import annotations
 
+from typing import Self
+
 
 def one_line(error: object) -> str:
     """An error's text without line breaks, at most 200 characters; its type if it has no text."""
@@ -40,6 +42,16 @@ class TileconvError(Exception):
     """
 
     exit_code = 1
+
+    def at(self, place: str) -> Self:
+        """The same error, that names `place` too, before what to do next."""
+        told = str(self)
+        if place in told:
+            return self
+        what, mark, action = told.rpartition("; ")
+        located = type(self)(f"{what}; {place}{mark}{action}" if mark else f"{told}; {place}")
+        located.__cause__ = self.__cause__
+        return located
 
 
 class ConfigError(TileconvError, ValueError):

@@ -11,6 +11,7 @@ from itertools import islice
 import numpy as np
 
 from tileconv.core.grid import TileGrid
+from tileconv.errors import TileconvError
 from tileconv.jobs.limits import peak_resident_bytes
 from tileconv.jobs.tile_task import TileResult, TileTask
 
@@ -68,6 +69,8 @@ class BatchTask:
         try:
             for index in batch:
                 tiles.append(self.task(self.grid[index]))  # noqa: PERF401 - kept when one fails
+        except TileconvError as error:
+            failed = error.at(str(self.grid[index])).with_traceback(error.__traceback__)
         except Exception as error:  # noqa: BLE001 - told with what was done
             failed = error
         return BatchResult(process_name(), peak_resident_bytes(), tuple(tiles), failed)
