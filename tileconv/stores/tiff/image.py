@@ -12,9 +12,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from tileconv.errors import BadChunkError, InputError, one_line
+from tileconv.stores.tiff.chain import PageChain
 from tileconv.stores.tiff.pages import Geometry, SegmentTable, is_raw
 from tileconv.stores.tiff.structure import (
-    check_chain,
     choose_level,
     log_is_error,
     open_tiff,
@@ -118,9 +118,12 @@ def read_image(file: BinaryIO, path: Path, size: int, level: int) -> TiffImage:
     InputError
         For what is no TIFF, is damaged, or holds pixels that cannot be read.
     """
-    check_chain(file, path, size)
+    chain = PageChain(file, path, size)
     with log_is_error(path), open_tiff(path) as tif:
         series = choose_level(tif, path, level)
+        if not tif.is_ndpi:
+            pages = [series.keyframe, *([] if series.is_truncated else series)]
+            chain.require_alike(page.offset for page in pages if page is not None)
         return _image_of(tif, series, path, size)
 
 

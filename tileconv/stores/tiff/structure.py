@@ -1,4 +1,4 @@
-"""Opening a TIFF: its chain of pages checked, its image series and level found.
+"""Opening a TIFF: its image series and level found.
 
 tifffile finds the pages that make up an image and names their axes; what it would pass
 over with a line in a log (a broken chain, a tag that cannot be read, another file named
@@ -9,22 +9,15 @@ from __future__ import annotations
 
 import logging
 import re
-import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import tifffile
 
 from tileconv.errors import ConfigError, InputError, one_line
-
-MAX_TAGS = 4096
-"""Tags of one page; tifffile's own limit."""
-
-NDPI_TAG = 65420
-"""Marks Hamamatsu's variant, whose page offsets have 64 bits in a classic header."""
 
 # Tags that say where pixels are and how they are stored; a broken one is an error, while a
 # broken private tag (a camera's notes) says nothing about pixels.
@@ -35,51 +28,6 @@ _LAYOUT_TAGS = {
 
 
 _BROKEN_CHAIN = re.compile("corrupted tag list|invalid offset to page|invalid page offset|circular")
-
-
-def check_chain(file: BinaryIO, path: Path, size: int) -> None:
-    """Walk the chain of pages once; it must end, inside the file, without a loop.
-
-    tifffile looks for a loop at its hundredth page only, and follows any other for ever.
-
-    Raises
-    ------
-    InputError
-        For a file that is no TIFF, and for a chain that loops or leaves the file.
-    """
-    header = file.read(16)
-    order = {b"II": "<", b"MM": ">"}.get(header[:2])
-    if order is None or len(header) < 8:
-        raise InputError(f"{path} is not a TIFF file: it starts with {header[:4]!r}")
-    magic = struct.unpack(order + "H", header[2:4])[0]
-    if magic not in (42, 43):
-        raise InputError(f"{path} is not a TIFF file: its version is {magic}, not 42 or 43")
-    big = magic == 43
-    count_format, offset_format = (order + "Q", order + "Q") if big else (order + "H", order + "I")
-    count_size, tag_size, offset_size = (8, 20, 8) if big else (2, 12, 4)
-    at = 8 if big else 4
-    offset = struct.unpack(offset_format, header[at : at + offset_size].ljust(offset_size, b"\0"))
-    seen: set[int] = set()
-    while (start := offset[0]) != 0:
-        page = f"{path}: page {len(seen)}"
-        if start in seen:
-            raise InputError(f"{page} leads back to offset {start}: the pages form a loop")
-        if not 8 <= start <= size - count_size:
-            raise InputError(f"{page} is at offset {start}, outside the file's {size} bytes")
-        seen.add(start)
-        file.seek(start)
-        tags = struct.unpack(count_format, file.read(count_size))[0]
-        if not 0 < tags <= MAX_TAGS:
-            raise InputError(f"{page} has {tags} tags; 1 to {MAX_TAGS} can be right")
-        directory = file.read(tags * tag_size + offset_size)
-        if len(directory) < tags * tag_size + offset_size:
-            raise InputError(f"{page} is cut off: its tags reach beyond the file's {size} bytes")
-        codes = {struct.unpack_from(order + "H", directory, tag_size * i)[0] for i in range(tags)}
-        if NDPI_TAG in codes and not big:
-            return
-        offset = struct.unpack_from(offset_format, directory, tags * tag_size)
-    if not seen:
-        raise InputError(f"{path} is a TIFF file without any page")
 
 
 class _Records(logging.Handler):
