@@ -7,6 +7,7 @@ the JPEG ones fill the rest of an image that is cut off with grey, without an er
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from typing import NamedTuple
 
 JPEG = {7, 33007}
@@ -15,6 +16,7 @@ PNG = {34933}
 WEBP = {34927, 50001}
 
 _END_OF_IMAGE = b"\xff\xd9"
+_SCAN = 0xDA
 _START_OF_SCAN = b"\xff\xda"
 
 
@@ -43,32 +45,45 @@ def declared_size(code: int, data: bytes) -> Declared | None:
     return None
 
 
-def is_cut_off(code: int, data: bytes) -> bool:
-    """Whether the end marker is missing that every JPEG and JPEG 2000 codestream has.
+def codestream_fault(code: int, data: bytes) -> str | None:
+    """What is wrong with a JPEG or JPEG 2000 that its decoder would pass over.
 
-    Markers cannot occur in the coded data before it: both formats stuff a bit or a byte.
+    The end marker must be there: it cannot occur in the coded data, because both formats stuff
+    a bit or a byte. Nothing may lie between the segments before the coded data of a JPEG, and
+    one of them says how large it is.
     """
     if code in JPEG:
-        return data.rfind(_END_OF_IMAGE) < data.rfind(_START_OF_SCAN)
-    if code in JPEG2000:
-        return _END_OF_IMAGE not in data
-    return False
+        if data.rfind(_END_OF_IMAGE) < data.rfind(_START_OF_SCAN):
+            return "is cut off: its JPEG has no end"
+        markers = [marker for marker, _ in _segments(data)]
+        if not markers or markers[-1] != _SCAN or declared_size(code, data) is None:
+            return "is no JPEG: what comes before its coded data is not a row of segments"
+    if code in JPEG2000 and _END_OF_IMAGE not in data:
+        return "is cut off: its JPEG 2000 has no end"
+    return None
 
 
-def _jpeg(data: bytes) -> Declared | None:
-    """Frame header of a JPEG (ITU-T T.81, B.2.2): the first SOF marker."""
+def _segments(data: bytes) -> Iterator[tuple[int, int]]:
+    """Markers of a JPEG's segments, and where these begin, to the first scan's or to a gap."""
     at = 2
     while at + 4 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
         if marker == 0xFF:  # fill byte
             at += 1
             continue
-        length = struct.unpack_from(">H", data, at + 2)[0]
+        yield marker, at
+        if marker == _SCAN:
+            return
+        at += 2 + int(struct.unpack_from(">H", data, at + 2)[0])
+
+
+def _jpeg(data: bytes) -> Declared | None:
+    """Frame header of a JPEG (ITU-T T.81, B.2.2): the first SOF marker."""
+    for marker, at in _segments(data):
         # C4, C8 and CC lie among the frame markers and are something else.
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             rows, columns, components = struct.unpack_from(">HHB", data, at + 5)
             return Declared(rows, columns, components) if rows else None
-        at += 2 + length
     return None
 
 

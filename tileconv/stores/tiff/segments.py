@@ -12,7 +12,7 @@ import numpy as np
 from tileconv.core.grid import Region
 from tileconv.errors import BadChunkError, InputError, one_line
 from tileconv.stores.absent import AbsentChunks, BadChunks
-from tileconv.stores.tiff.codestreams import declared_size, is_cut_off
+from tileconv.stores.tiff.codestreams import codestream_fault, declared_size
 from tileconv.stores.tiff.image import TiffImage
 from tileconv.stores.tiff.pages import expands_too_far
 
@@ -248,8 +248,8 @@ class SegmentReader:
         image, geometry = self._image, self._image.geometry
         if "jpegheader" in image.decode_options[page]:
             return  # Hamamatsu's tiles are pieces of one codestream
-        if is_cut_off(image.code, data):
-            raise self._error(page, index, f"is cut off: its {image.compression} has no end")
+        if fault := codestream_fault(image.code, data):
+            raise self._error(page, index, fault)
         declared = declared_size(image.code, data)
         if declared is None:
             return

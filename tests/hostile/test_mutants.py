@@ -1,0 +1,50 @@
+"""Thousands of damaged files: each is refused in one line, or read as other programs read it.
+
+`TILECONV_MUTANTS` is how many; each is made from its number, so that more of them begin with the
+same. A failure prints what makes the mutant again.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+MUTANTS = int(os.environ.get("TILECONV_MUTANTS", "2000"))
+PART = 500
+SCRIPT = Path(__file__).with_name("mutants.py")
+
+pytest.importorskip("pyvips")
+
+
+def run(*arguments: object) -> dict[str, object]:
+    """What the script found; it is a process of its own because it forks."""
+    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("start", range(0, MUTANTS, PART))
+def test_mutants_are_refused_or_read_right(start):
+    count = min(PART, MUTANTS - start)
+    found = run("--start", start, "--count", count)
+    told = [
+        f"mutants.py --seed 1 --start {fault['number']} --count 1 --keep DIR: {fault}"
+        for fault in found["faults"]
+    ]
+    assert not told, "\n".join(told)
+    assert found["slowest_s"] < 10
+    # They are neither all refused nor all as good as new, and nearly all can be judged.
+    assert found["counts"]["equal"] > count // 10
+    assert found["counts"]["refused"] > count // 10
+    assert found["counts"].get("unjudged", 0) <= count // 20
+
+
+def test_the_files_that_mutants_are_made_of_are_read_right():
+    found = run("--intact")
+    assert not found["faults"]
+    assert set(found["counts"]) <= {"equal", "described"}
+    assert sum(found["counts"].values()) >= 18
