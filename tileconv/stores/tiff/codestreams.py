@@ -7,13 +7,22 @@ the JPEG ones fill the rest of an image that is cut off with grey, without an er
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
-JPEG = {7, 33007}
+import imagecodecs
+
+JPEG = {6, 7, 33007, 34892}
 JPEG2000 = {33003, 33004, 33005, 34712}
 PNG = {34933}
 WEBP = {34927, 50001}
+LERC = {34887}
+JPEG_XR = {22610, 34934}
+JPEG_XL = {50002, 52546}
+SIZED = JPEG | JPEG2000 | PNG | WEBP | LERC | JPEG_XR | JPEG_XL
+"""Compressions whose codestreams say how large they are, and are believed by their decoders."""
 
 _END_OF_IMAGE = b"\xff\xd9"
 _SCAN = 0xDA
@@ -28,20 +37,31 @@ class Declared(NamedTuple):
     components: int
 
 
-def declared_size(code: int, data: bytes) -> Declared | None:
-    """Size that the codestream of a TIFF compression `code` declares; None if not known."""
-    try:
-        if code in JPEG:
-            return _jpeg(data)
-        if code in JPEG2000:
-            return _jpeg2000(data)
-        if code in PNG and data[12:16] == b"IHDR":
-            columns, rows = struct.unpack_from(">II", data, 16)
-            return Declared(rows, columns, 0)
-        if code in WEBP:
-            return _webp(data)
-    except (struct.error, IndexError):
-        return None
+def declared_size(code: int, data: bytes, most: int) -> Declared | None:
+    """Size that the codestream of a TIFF compression `code` declares; None if not known.
+
+    Parameters
+    ----------
+    code : int
+    data : bytes
+    most : int
+        Most bytes that a codestream inside another one may take.
+    """
+    readers = (
+        (JPEG, _jpeg),
+        (JPEG2000, _jpeg2000),
+        (PNG, _png),
+        (WEBP, _webp),
+        (LERC, partial(_lerc, most=most)),
+        (JPEG_XR, _jpeg_xr),
+        (JPEG_XL, _jpeg_xl),
+    )
+    for codes, read in readers:
+        if code in codes:
+            try:
+                return read(data)
+            except (struct.error, IndexError, ValueError, RuntimeError, zlib.error):
+                return None
     return None
 
 
@@ -49,14 +69,13 @@ def codestream_fault(code: int, data: bytes) -> str | None:
     """What is wrong with a JPEG or JPEG 2000 that its decoder would pass over.
 
     The end marker must be there: it cannot occur in the coded data, because both formats stuff
-    a bit or a byte. Nothing may lie between the segments before the coded data of a JPEG, and
-    one of them says how large it is.
+    a bit or a byte. Nothing may lie between the segments before the coded data of a JPEG.
     """
     if code in JPEG:
         if data.rfind(_END_OF_IMAGE) < data.rfind(_START_OF_SCAN):
             return "is cut off: its JPEG has no end"
         markers = [marker for marker, _ in _segments(data)]
-        if not markers or markers[-1] != _SCAN or declared_size(code, data) is None:
+        if not markers or markers[-1] != _SCAN:
             return "is no JPEG: what comes before its coded data is not a row of segments"
     if code in JPEG2000 and _END_OF_IMAGE not in data:
         return "is cut off: its JPEG 2000 has no end"
@@ -97,6 +116,14 @@ def _jpeg2000(data: bytes) -> Declared | None:
     return Declared(y - y0, x - x0, components)
 
 
+def _png(data: bytes) -> Declared | None:
+    """IHDR, the first chunk (ISO 15948, 11.2.2)."""
+    if data[12:16] != b"IHDR":
+        return None
+    columns, rows = struct.unpack_from(">II", data, 16)
+    return Declared(rows, columns, 0)
+
+
 def _webp(data: bytes) -> Declared | None:
     """Size in the first chunk of a WebP (RFC 9649): extended, lossless or lossy."""
     kind = data[12:16]
@@ -110,3 +137,71 @@ def _webp(data: bytes) -> Declared | None:
         columns, rows = struct.unpack_from("<HH", data, 26)
         return Declared(rows & 0x3FFF, columns & 0x3FFF, 0)
     return None
+
+
+def _lerc(data: bytes, most: int) -> Declared | None:
+    """Headers of one LERC2 blob or several (Lerc2.h of Esri/lerc); GDAL may deflate them."""
+    if data.startswith(b"\x28\xb5\x2f\xfd"):
+        data = bytes(imagecodecs.zstd_decode(data, out=most))
+    elif data.startswith(b"\x78"):
+        data = zlib.decompressobj().decompress(data, most)
+    found: Declared | None = None
+    while data.startswith(b"Lerc2 "):
+        version = struct.unpack_from("<i", data, 6)[0]
+        at = 14 if version >= 3 else 10
+        rows, columns = struct.unpack_from("<ii", data, at)
+        depth = struct.unpack_from("<i", data, at + 8)[0] if version >= 4 else 1
+        size = struct.unpack_from("<i", data, at + (20 if version >= 4 else 16))[0]
+        if min(rows, columns, depth, size) < 1:
+            return None
+        before = 0 if found is None else found.components
+        if found is not None and found[:2] != (rows, columns):
+            return None
+        found = Declared(rows, columns, before + depth)
+        data = data[size:]
+    return found
+
+
+def _jpeg_xr(data: bytes) -> Declared | None:
+    """Width and height in the container's directory (ITU-T T.832, A.7)."""
+    start = struct.unpack_from("<I", data, 4)[0]
+    found: dict[int, int] = {}
+    for number in range(struct.unpack_from("<H", data, start)[0]):
+        code, kind, _, value = struct.unpack_from("<HHII", data, start + 2 + 12 * number)
+        found.setdefault(code, value & 0xFFFF if kind == 3 else value)
+    columns, rows = found.get(0xBC80, 0), found.get(0xBC81, 0)
+    return Declared(rows, columns, 0) if rows and columns else None
+
+
+_RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
+
+
+def _jpeg_xl(data: bytes) -> Declared | None:
+    """SizeHeader at the start of the codestream (ISO 18181-1, D.2), bare or in its first box."""
+    if data.startswith(b"\0\0\0\x0cJXL "):
+        box = max(data.find(b"jxlc"), data.find(b"jxlp"))
+        # A part of a codestream has its number before it.
+        data = data[box + (8 if data[box : box + 4] == b"jxlp" else 4) :]
+    if not data.startswith(b"\xff\x0a"):
+        return None
+    bits, left = int.from_bytes(data[2:14], "little"), 8 * len(data[2:14])
+
+    def take(count: int) -> int:
+        nonlocal bits, left
+        left -= count
+        if left < 0:
+            raise ValueError("the codestream ends in its header")
+        value, bits = bits & (1 << count) - 1, bits >> count
+        return value
+
+    small = take(1)
+
+    def length() -> int:
+        return 8 * (1 + take(5)) if small else 1 + take((9, 13, 18, 30)[take(2)])
+
+    rows = length()
+    ratio = take(3)
+    if ratio:
+        wide, high = _RATIOS[ratio - 1]
+        return Declared(rows, rows * wide // high, 0)
+    return Declared(rows, length(), 0)

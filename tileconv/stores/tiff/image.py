@@ -33,6 +33,12 @@ MAX_SEGMENT_BYTES = 1 << 31
 _OPENING_BYTES_PER_SEGMENT = 80
 _OPENING_BYTES_PER_PAGE = 8 << 10
 
+# What may run on a file's word: all that tifffile decodes by imagecodecs' open codecs.
+_COMPRESSIONS = {
+    *(1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946, 33003, 33004, 33005, 33007, 34712, 34887, 34892),
+    *(34925, 34926, 34927, 34933, 34934, 22610, 50000, 50001, 50002, 52546, 65000, 65001, 65002),
+}
+
 _NAMES = {"adobe_deflate": "deflate", "pixar_deflate": "deflate"}
 
 
@@ -232,6 +238,11 @@ def _refuse_absurd(geometry: Geometry, pages: list[Any], keyframe: Any, path: Pa
         raise InputError(
             f"{path} stores {keyframe.bitspersample}-bit samples of format "
             f"{keyframe.sampleformat}, which numpy cannot hold; convert it first"
+        )
+    if int(keyframe.compression) not in _COMPRESSIONS:
+        raise InputError(
+            f"{path} is compressed with method {int(keyframe.compression)}, which tileconv does "
+            "not decode; convert it first"
         )
     needed = len(pages) * geometry.segments
     listed = sum(len(page.dataoffsets) for page in pages if page is not None)

@@ -12,12 +12,12 @@ import numpy as np
 from tileconv.core.grid import Region
 from tileconv.errors import BadChunkError, InputError, one_line
 from tileconv.stores.absent import AbsentChunks, BadChunks
-from tileconv.stores.tiff.codestreams import codestream_fault, declared_size
+from tileconv.stores.tiff.codestreams import SIZED, codestream_fault, declared_size
 from tileconv.stores.tiff.image import TiffImage
 from tileconv.stores.tiff.pages import expands_too_far
 
 # An encoded segment is hardly larger than its pixels; room for tables and metadata in it.
-_MOST_ENCODED = 1 << 20
+_SLACK_BYTES = 1 << 20
 
 
 class _Piece(NamedTuple):
@@ -210,11 +210,17 @@ class SegmentReader:
         total = 0
         for index in run:
             count = self._range(page, index)[1]
-            decoded = math.prod(self._image.geometry.segment) * self._sample_bytes
-            if count > 2 * decoded + _MOST_ENCODED:
-                raise self._error(page, index, f"is larger than its {decoded} bytes of pixels")
+            if count > self._most_encoded:
+                raise self._error(
+                    page, index, f"has more than the {self._most_encoded} bytes its pixels can take"
+                )
             total += count
         return self._pread(page, run[0], self._range(page, run[0])[0], total)
+
+    @property
+    def _most_encoded(self) -> int:
+        """Most bytes that an encoded segment may take, before it is suspect."""
+        return 2 * math.prod(self._image.geometry.segment) * self._sample_bytes + _SLACK_BYTES
 
     @property
     def _sample_bytes(self) -> int:
@@ -250,9 +256,11 @@ class SegmentReader:
             return  # Hamamatsu's tiles are pieces of one codestream
         if fault := codestream_fault(image.code, data):
             raise self._error(page, index, fault)
-        declared = declared_size(image.code, data)
-        if declared is None:
+        if image.code not in SIZED:
             return
+        declared = declared_size(image.code, data, self._most_encoded)
+        if declared is None:
+            raise self._error(page, index, f"does not say how large its {image.compression} is")
         _, rows, columns, samples = geometry.needed_shape(index)
         _, most_rows, most_columns = geometry.segment
         if declared.components not in (0, samples):
