@@ -8,6 +8,7 @@ PackBits and the predictors. Zarr is read by zarr-python.
 from __future__ import annotations
 
 import contextlib
+import lzma
 import math
 import struct
 import zlib
@@ -96,8 +97,8 @@ def unlzw(data: bytes, size: int) -> bytes:
     return bytes(out[:size])
 
 
-def unjpeg(data: bytes, tables: bytes | None) -> np.ndarray:
-    """Libvips' reading of a JPEG with its tables put in front."""
+def read_image(data: bytes, tables: bytes | None) -> np.ndarray:
+    """Libvips' reading of an encoded image, a JPEG with its tables put in front."""
     import pyvips
 
     if tables:
@@ -117,7 +118,18 @@ def unjpeg(data: bytes, tables: bytes | None) -> np.ndarray:
         raise Refused(str(error)) from None
 
 
-UNPACK = {1: lambda data, size: data[:size], 5: unlzw, 8: inflate, 32946: inflate,
+def unxz(data: bytes, size: int) -> bytes:
+    """Python's reading of an .xz stream; it may be longer than the pixels."""
+    try:
+        return lzma.LZMADecompressor().decompress(data, size)
+    except lzma.LZMAError as error:
+        raise Refused(str(error)) from None
+
+
+IMAGES = {7, 34933, 50001}
+"""Compressions that libvips reads as images: JPEG, PNG, WebP."""
+
+UNPACK = {34925: unxz, 1: lambda data, size: data[:size], 5: unlzw, 8: inflate, 32946: inflate,
           32773: unpack_bits, 34926: unzstd, 50000: unzstd}  # fmt: skip
 REVERSED = bytes(int(f"{n:08b}"[::-1], 2) for n in range(256))
 
@@ -147,7 +159,7 @@ class Page:
         self.tiled = 322 in ifd.entries or 324 in ifd.entries
         self.height = self.tag(323, 0) if self.tiled else min(self.tag(278, 1 << 32), self.rows)
         self.width = self.tag(322, 0) if self.tiled else self.columns
-        if self.compression not in UNPACK and self.compression != 7:
+        if self.compression not in UNPACK and self.compression not in IMAGES:
             raise Unknown(f"compression {self.compression}")
         if math.prod((samples, self.rows, self.columns, self.dtype.itemsize)) > MOST_BYTES:
             raise Unknown("large")
@@ -195,23 +207,24 @@ class Page:
             raise Unknown("large")
         if self.tag(266, 1) == 2:
             data = data.translate(REVERSED)
-        if self.compression == 7:
-            return self.jpeg(data)[: needed[0], : needed[1]]
+        if self.compression in IMAGES:
+            return self.image(data)[: needed[0], : needed[1]]
         raw = UNPACK[self.compression](data, size)
         if len(raw) < size:
             raise Refused(f"{len(raw)} of {size} bytes")
         return self.unpredicted(raw, shape)[: needed[0], : needed[1]]
 
-    def jpeg(self, data: bytes) -> np.ndarray:
-        if self.predictor != 1 or (self.samples, self.tag(262, 1)) not in ((3, 6), (1, 1), (1, 0)):
-            raise Unknown("JPEG in other colours")
+    def image(self, data: bytes) -> np.ndarray:
+        colours = ((3, 6), (1, 1), (1, 0)) if self.compression == 7 else ((3, 2), (1, 1), (1, 0))
+        if self.predictor != 1 or (self.samples, self.tag(262, 1)) not in colours:
+            raise Unknown("an encoded image in other colours")
         tables = self.ifd.entries.get(347)
         found = None
         if tables is not None:
             found = self.tiff.data[tables.value_at : tables.value_at + tables.nbytes]
-        image = unjpeg(data, found)
-        if image.shape[0] < 1 or image.shape[2] != self.samples or self.dtype != np.uint8:
-            raise Refused(f"a JPEG of {image.shape}")
+        image = read_image(data, found)
+        if image.shape[2] != self.samples or self.dtype.newbyteorder("=") != image.dtype:
+            raise Refused(f"an image of {image.shape} {image.dtype}")
         return image
 
     def unpredicted(self, raw: bytes, shape: tuple[int, ...]) -> np.ndarray:
@@ -272,7 +285,7 @@ def tiff_pixels(path: Path) -> tuple[np.ndarray, int]:
         raise Unknown("large")
     stored = np.broadcast_shapes(*(page.shape for page in pages))
     stack = np.stack([np.broadcast_to(page, stored) for page in pages])
-    return stack.reshape(shape), 3 if keyframe.compression == 7 else 0
+    return stack.reshape(shape), 3 if keyframe.compression in IMAGES else 0
 
 
 def zarr_pixels(path: Path) -> tuple[np.ndarray, int]:

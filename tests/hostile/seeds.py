@@ -50,6 +50,14 @@ TIFFS: dict[str, tuple[np.ndarray, dict[str, object]]] = {
     "float32-predictor": (
         pixels((60, 70), "float32") / 7, {**TILED, "compression": "zlib", "predictor": True}),
     "float64-raw": (pixels((40, 30), "float64") / 3, STRIPS),
+    "lzma-strips": (pixels((60, 50)), {**STRIPS, "compression": "lzma"}),
+    "png-tiled": (pixels((70, 60), "uint16"), {**TILED, "compression": "png"}),
+    "webp-rgb": (
+        rgb(64, 96), {**TILED, "compression": "webp", "photometric": "rgb",
+                      "compressionargs": {"lossless": True}}),
+    "jpeg2000": (pixels((70, 60)), {**TILED, "compression": "jpeg2000"}),
+    "jpegxl": (pixels((70, 60)), {**TILED, "compression": "jpegxl"}),
+    "lerc": (pixels((70, 60), "float32"), {**TILED, "compression": "lerc"}),
     "stack": (
         pixels((4, 30, 40), "uint16"), {"tile": (16, 16), "photometric": "minisblack"}),
     "one-block-stack": (

@@ -40,11 +40,12 @@ def test_mutants_are_refused_or_read_right(start):
     # They are neither all refused nor all as good as new, and nearly all can be judged.
     assert found["counts"]["equal"] > count // 10
     assert found["counts"]["refused"] > count // 10
-    assert found["counts"].get("unjudged", 0) <= count // 20
+    assert found["counts"].get("unjudged", 0) <= count // 10
 
 
 def test_the_files_that_mutants_are_made_of_are_read_right():
     found = run("--intact")
     assert not found["faults"]
-    assert set(found["counts"]) <= {"equal", "described"}
-    assert sum(found["counts"].values()) >= 18
+    # Nothing else here reads LERC, JPEG XL and JPEG 2000.
+    assert found["counts"].get("unjudged", 0) <= 3
+    assert found["counts"]["equal"] >= 24
