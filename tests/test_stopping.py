@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -171,7 +172,15 @@ def test_tiles_that_take_too_long_are_dropped_and_the_others_kept(pixels):
     assert not os.path.lexists("out.tif")
     # Quick tiles that came together are recorded together, a moment later.
     assert re.search(r"going on: [1-4] of \d+ tiles", finished())
-    finished(("verify", *JOB[1:], "--all"))
+    assert_whole()
+
+
+def assert_whole():
+    """The output is that of a run in this process that nobody has stopped."""
+    job = {"input": {"path": "in.tif"}, "kernel": {"name": "box", "size": 5}}
+    tileconv.run(job | {"output": {"path": "wanted.tif", "tile": 64}, "run": {"memory": "1GiB"}})
+    np.testing.assert_array_equal(tifffile.imread("out.tif"), tifffile.imread("wanted.tif"))
+    Path("wanted.tif").unlink()
 
 
 AT_CALL = """
@@ -193,9 +202,7 @@ __main__.main()
 """
 
 
-@pytest.mark.parametrize(
-    "calls", [1, 300, 3_000, 15_000, 30_000, 60_000, 80_000, 90_000, 100_000, 110_000]
-)
+@pytest.mark.parametrize("calls", [1, 3_000, 30_000, 60_000, 80_000, 100_000, 110_000])
 def test_a_signal_at_any_of_the_first_calls_of_python_is_a_clean_end(pixels, calls):
     """Imports, planning, compiling, tiles, and the commit, for the last of them."""
     done = subprocess.run(
@@ -213,7 +220,7 @@ def test_a_signal_at_any_of_the_first_calls_of_python_is_a_clean_end(pixels, cal
         finished()
     else:
         assert done.stderr == ""
-    finished(("verify", *JOB[1:], "--all"))
+    assert_whole()
     assert sorted(os.listdir()) == ["in.tif", "out.tif"]
 
 
@@ -244,7 +251,8 @@ def on_terminal(code, *arguments, typed):
         out += new
         if typed and (at := out.find(typed[0][0], seen)) >= 0:
             seen = at + 1
-            os.write(terminal, typed.pop(0)[1])
+            with contextlib.suppress(OSError):
+                os.write(terminal, typed.pop(0)[1])
     os.close(terminal)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), out
 
@@ -278,13 +286,25 @@ def test_ctrl_c_leaves_a_terminal_clean(pixels):
     assert rest == ""
 
 
+HEARD = """
+import threading, time
+def hear():
+    while stopping._Record.number is None:
+        time.sleep(0.01)
+    print("heard", flush=True)
+threading.Thread(target=hear, daemon=True).start()
+__main__.main()
+"""
+
+
 def test_a_second_ctrl_c_leaves_a_terminal_clean(pixels):
-    code, out = on_terminal(["-c", SLOW.replace("0.5", "1e6")], *JOB, typed=[
-        (b"slow", b"\x03"), (b"^C", b"\x03")
-    ])  # fmt: skip
+    code = SLOW.replace("0.5", "1e6").replace("__main__.main()", HEARD)
+    # Not both at once, which may be one.
+    typed = [(b"slow", b"\x03"), (b"heard", b"\x03")]
+    code, out = on_terminal(["-c", code], *JOB, typed=typed)
     assert code == 130
     assert b"\x1b" not in out
-    assert shown(out)[-2].startswith("tileconv: error[130]: stopped by SIGINT at once")
+    assert shown(out)[-2].startswith("tileconv: error[130]: stopped by SIGINT at once"), out
 
 
 def test_a_bar_is_one_line_and_gone_at_the_end(pixels):
@@ -313,7 +333,8 @@ def test_a_run_that_is_put_to_sleep_goes_on(pixels):
     process = python(SLOW.replace("index < 4", "index < 999"), *JOB, stdin=subprocess.DEVNULL)
     process.send_signal(signal.SIGTSTP)
     process.send_signal(signal.SIGCONT)
-    assert process.wait(60) == 0
+    process.communicate(timeout=60)
+    assert process.returncode == 0
 
 
 # Python, where signals are the program's own affair.

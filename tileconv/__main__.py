@@ -1,4 +1,4 @@
-"""The command ``tileconv``, and ``python -m tileconv``: one line when it fails, and an exit code."""
+"""The command ``tileconv``, and ``python -m tileconv``: a line when it fails, an exit code."""
 
 from __future__ import annotations
 
@@ -64,20 +64,15 @@ def _explained(error: BaseException) -> tuple[int, str]:
         case Stopped():
             return error.exit_code, error.told
         case MemoryError():
-            return (
-                MemoryCapError.exit_code,
-                f"the system gave no more memory: {str(error) or 'none was left'}; "
-                "let this process have more, or lower --memory",
-            )
+            told = f"the system gave no more memory: {str(error) or 'none was left'}"
+            return MemoryCapError.exit_code, f"{told}; let this process have more"
         case OSError():
             return StorageError.exit_code, f"{error}; --debug shows where that was"
         case SystemExit():  # What click makes of a pipe that broke.
             return StorageError.exit_code, "nobody reads stdout; redirect it to somebody who does"
-    return _mistake(error) or (
-        TileconvError.exit_code,
-        f"a bug in tileconv: {type(error).__name__}: {error}; "
-        "run again with --debug and report what it prints",
-    )
+    told = f"a bug in tileconv: {type(error).__name__}: {error}"
+    asked = "run again with --debug and report what it prints"
+    return _mistake(error) or (TileconvError.exit_code, f"{told}; {asked}")
 
 
 def _mistake(error: BaseException) -> tuple[int, str] | None:

@@ -48,8 +48,10 @@ def last_line(code: int, message: str, *, wait: bool = True) -> None:
 
 
 def leave(code: int) -> NoReturn:
-    """End the process at once: the interpreter's own end has further opinions on pipes that broke
-    and signals that came."""
+    """End the process at once.
+
+    The interpreter's own end has further opinions on pipes that broke and signals that came.
+    """
     os._exit(code)
 
 

@@ -308,15 +308,18 @@ _DEEP_KEY = re.compile(r"""(?>(?>[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){16}"
 def _read_toml(path: Path) -> dict[str, Any]:
     """The tables of a TOML file."""
     try:
-        if not path.is_file():
-            what = "is not a file" if path.exists() else "does not exist"
-            raise ConfigError(f"config {path} {what}; check the path")
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
+        is_file, is_there = path.is_file(), path.exists()
+        content = b""
+        if is_file:
+            with path.open("rb") as file:
+                content = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         # A path with a zero byte is a ValueError.
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"cannot read config {path}: {reason}; check the path") from None
+    if not is_file:  # A pipe would wait for somebody to write into it.
+        what = "is not a file" if is_there else "does not exist"
+        raise ConfigError(f"config {path} {what}; check the path")
     if len(content) > MAX_BYTES:
         raise ConfigError(
             f"config {path} has more than {MAX_BYTES} bytes; put large weights into a kernel file"
@@ -324,15 +327,15 @@ def _read_toml(path: Path) -> dict[str, Any]:
     try:
         # Some editors begin a file with a byte order mark.
         text = content.decode("utf-8-sig")
-        if deep := _DEEP_KEY.search(text):
-            raise ConfigError(f"config {path} has a key {deep[0]:.60}..., deeper than any of a job")
-        return tomllib.loads(text)
+        deep = _DEEP_KEY.search(text)
+        tables = {} if deep else tomllib.loads(text)
     except RecursionError:
         raise ConfigError(f"config {path} is nested deeper than any job is") from None
-    except ConfigError:
-        raise
-    except ValueError as error:  # not UTF-8, not TOML, or an integer too long
+    except ValueError as error:  # Not UTF-8, not TOML, or an integer that is too long.
         raise ConfigError(f"config {path} is not TOML: {error}") from None
+    if deep:
+        raise ConfigError(f"config {path} has a key {deep[0]:.60}..., deeper than any of a job")
+    return tables
 
 
 T = TypeVar("T", bound=_Table)
