@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -28,7 +28,7 @@ from tileconv.cli_options import (
     run_options,
     storage_options,
 )
-from tileconv.errors import ConfigError, StorageError
+from tileconv.errors import ConfigError, StorageError, TileconvError
 
 if TYPE_CHECKING:
     from tileconv.jobs.config import Job
@@ -170,13 +170,16 @@ def verify(arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:  
                     each_tile=_each_tile(quiet=options["quiet"]),
                 )
             tell(found)
-    except VerificationError as error:
-        if isinstance(error.verification, Verification):
-            tell(error.verification)
+    except TileconvError as error:
+        # Whether or not this can be printed, the error is what happened.
+        with contextlib.suppress(StorageError):
+            if isinstance(error, VerificationError) and error.verification is not None:
+                tell(cast("Verification", error.verification))
+            if as_json and told:
+                _print_json(told)
         raise
-    finally:
-        if as_json and told:
-            _print_json(told)
+    if as_json:
+        _print_json(told)
 
 
 @cli.command(short_help="Say what is in a raster.")
@@ -307,6 +310,8 @@ def _run_jobs(jobs: list[tuple[str, Job]], options: dict[str, Any]) -> None:
         told = BarProgress() if sys.stderr.isatty() else PlainProgress()
     told.each_tile = stopping.check
     reports = []
+    if len(jobs) > 1:
+        _check_together(jobs)
     try:
         for config, job in jobs:
             with _naming(config):
@@ -316,6 +321,20 @@ def _run_jobs(jobs: list[tuple[str, Job]], options: dict[str, Any]) -> None:
         told.stop()
     if options["as_json"]:
         _print_json(reports)
+
+
+def _check_together(jobs: list[tuple[str, Job]]) -> None:
+    """Find now what would stop a later job, but for its input, which an earlier one may make."""
+    from tileconv.jobs.opening import check_output_name
+
+    taken: dict[Path, str] = {}
+    for config, job in jobs:
+        with _naming(config):
+            check_output_name(job)
+            job.make_operation()
+            other = taken.setdefault(job.output_path.absolute(), config)
+            if other != config and not job.output.overwrite:
+                raise ConfigError(f"output {job.output_path} is that of {other}; choose another")
 
 
 @contextlib.contextmanager

@@ -1,5 +1,7 @@
 """Jobs as users write them: what is understood, and what each mistake is answered."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -93,8 +95,57 @@ def test_a_config_names_itself_in_errors_and_its_folder_in_paths(tmp_path):
     config.write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match="is not TOML"):
         Job.load(config)
-    with pytest.raises(ConfigError, match="cannot read config"):
+    with pytest.raises(ConfigError, match=r"none\.toml does not exist"):
         Job.load(tmp_path / "none.toml")
+
+
+START = b'[input]\npath = "a.tif"\n[kernel]\nname = "box"\n[output]\npath = "b.tif"\n[run]\n'
+
+NO_CONFIGS = {
+    "empty": (b"", "the table"),
+    "bytes": (bytes(range(256)), "is not TOML"),
+    "UTF-16": (START.decode().encode("utf-16"), "is not TOML"),
+    "long integer": (START + b"workers = " + b"9" * 5000, "is not TOML"),
+    "deep arrays": (b"a = " + b"[" * 10_000, "nested deeper"),
+    "deep tables": (b"a = " + b"{b = " * 10_000, "nested deeper"),
+    # Parts that are as many as these take tomllib the square in time and memory.
+    "deep key": (b"a" + b".b" * 50_000 + b" = 1", "has a key a.b.b"),
+    "deep quoted key": (b'["a"' + b" . 'b c'" * 50_000 + b"]", "has a key"),
+    "large": (START + b"# x\n" * 300_000, "more than 1048576 bytes"),
+}
+
+
+@pytest.mark.parametrize("name", NO_CONFIGS)
+def test_a_file_that_is_no_config(tmp_path, name):
+    content, message = NO_CONFIGS[name]
+    (tmp_path / "job.toml").write_bytes(content)
+    with pytest.raises(ConfigError, match=message) as caught:
+        Job.load(tmp_path / "job.toml")
+    assert "job.toml" in str(caught.value)
+
+
+def test_weights_and_paths_full_of_dots_are_no_deep_keys(tmp_path):
+    path = "../" * 20 + "a.1.2.3.4.5.6.7.8.tif"
+    weights = [[0.5, 0.25, 1.0] * 20] * 3
+    (tmp_path / "job.toml").write_text(
+        f'[input]\npath = "{path}"\n[kernel]\nweights = {weights}\n[output]\npath = "b.tif"\n'
+    )
+    job = Job.load(tmp_path / "job.toml")
+    assert (job.input.path, job.kernel.weights) == (path, weights)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")])
+def test_a_config_that_is_no_file_is_not_read(tmp_path, make):
+    make(tmp_path / "job.toml")
+    with pytest.raises(ConfigError, match="is not a file"):
+        Job.load(tmp_path / "job.toml")
+
+
+@pytest.mark.parametrize("name", ["a\0.toml", "x" * 300, "loop.toml"])
+def test_a_config_that_has_no_proper_name(tmp_path, name):
+    (tmp_path / "loop.toml").symlink_to("loop.toml")
+    with pytest.raises(ConfigError, match="config"):
+        Job.load(tmp_path / name)
 
 
 def test_output_dtype_follows_the_input_when_asked():

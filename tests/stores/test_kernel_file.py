@@ -188,3 +188,36 @@ def test_too_many_weights_are_refused_before_they_are_read(tmp_path, monkeypatch
     refused(tmp_path / "b.npy", "more than 20")
     monkeypatch.setattr(kernel_file, "MAX_BYTES", 10)
     refused(tmp_path / "a.npy", "more than 10")
+
+
+def header(shape: str) -> bytes:
+    text = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}}}\n".encode()
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+@pytest.mark.parametrize("shape", ["(True, True)", "(-1, 3)", "(3.0, 3)", "(9, 9)", "(1 << 40, 1)"])
+def test_an_npy_with_an_odd_shape(tmp_path, shape):
+    (tmp_path / "a.npy").write_bytes(header(shape) + bytes(72))
+    refused(tmp_path / "a.npy", "a.npy")
+
+
+def test_a_line_is_bounded_before_it_is_read(tmp_path):
+    """A file that is all one line, and takes no room on the disk."""
+    with (tmp_path / "a.csv").open("wb") as file:
+        file.truncate(kernel_file.MAX_BYTES)
+    refused(tmp_path / "a.csv", "line 1 has more than 1048576 characters")
+    (tmp_path / "b.csv").write_text("1,2\n" + "3" * 2_000_000)
+    refused(tmp_path / "b.csv", "line 2 has more than")
+
+
+def test_a_tiff_is_read_as_strictly_as_a_raster(tmp_path):
+    """A page whose pixels end early, and one that was never written."""
+    tifffile.imwrite(tmp_path / "a.tif", WEIGHTS)
+    content = (tmp_path / "a.tif").read_bytes()
+    (tmp_path / "a.tif").write_bytes(content[:-8])
+    refused(tmp_path / "a.tif", "a.tif")
+    tifffile.imwrite(tmp_path / "b.tif", WEIGHTS, tile=(16, 16))
+    with tifffile.TiffFile(tmp_path / "b.tif", mode="r+b") as file:
+        file.pages.first.tags["TileByteCounts"].overwrite(0)
+        file.pages.first.tags["TileOffsets"].overwrite(0)
+    refused(tmp_path / "b.tif", "b.tif")

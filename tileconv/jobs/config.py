@@ -130,7 +130,7 @@ class Run(_Table, frozen=True, kw_only=True):
         return self.durability == "power"
 
 
-_ADDRESS = r"((tcp|tls|ucx|ucxx|ws|wss)://)?[^\s/]+:\d+"
+_ADDRESS = r"((tcp|tls|ucx|ucxx|ws|wss)://)?[^\s/]+:(?P<port>\d{1,5})"
 
 
 def local_workers(cluster: str) -> int | None:
@@ -143,7 +143,8 @@ def local_workers(cluster: str) -> int | None:
     """
     if number := re.fullmatch(r"local:([1-9]\d{0,3})", cluster):
         return int(number[1])
-    if cluster.startswith("local:") or not re.fullmatch(_ADDRESS, cluster):
+    address = re.fullmatch(_ADDRESS, cluster)
+    if cluster.startswith("local:") or address is None or int(address["port"]) >= 1 << 16:
         raise ConfigError(
             f"run.cluster {cluster!r} is no cluster; use local:N for N processes on this "
             "machine, or the address of a dask scheduler like tcp://10.0.0.1:8786"

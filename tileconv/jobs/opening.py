@@ -17,9 +17,14 @@ from tileconv.stores.source import Source
 
 def check_names(job: Job) -> None:
     """Refuse what can be refused from the names alone, before a file is opened."""
+    if job.input.path is not None:
+        refuse_missing(job.resolve(job.input.path))
+    check_output_name(job)
+
+
+def check_output_name(job: Job) -> None:
+    """Refuse an output that can be refused from the names alone."""
     source = None if job.input.path is None else job.resolve(job.input.path)
-    if source is not None:
-        refuse_missing(source)
     format_of(job.output_path)
     check_output(job.output_path, source, overwrite=job.output.overwrite)
 
