@@ -139,6 +139,31 @@ WRONG = {
     ),
     "command": (("convolv", "slide.tif"), 2, "convolv"),
     "sample": (("sample", "s.tif", "--shape", "3"), 2, "3"),
+    "nothing": (("sample", "s.tif", "--shape", "0x0"), 2, "0x0"),
+    "no memory": (("convolve", "slide.tif", "o.tif", *GAUSS, "--memory", "0"), 2, "positive"),
+    "no workers": (("plan", "slide.tif", "o.tif", *GAUSS, "--workers", "0"), 2, "workers"),
+    "many": (("plan", "slide.tif", "o.tif", *GAUSS, "--workers", "1000000000"), 7, "smallest"),
+    "no tile": (("convolve", "slide.tif", "o.tif", *GAUSS, "--tile", "0"), 2, "tile"),
+    "no level": (("convolve", "slide.tif", "o.tif", *GAUSS, "--level", "-1"), 2, "level"),
+    "no path": (("convolve", "slide.tif", "", *GAUSS), 2, "output.path"),
+    "odd name": (("info", "\udcff\x1b[2J\n.tif"), 2, r"\udcff\x1b[2J .tif does not exist"),
+    "circle": (("convolve", "loop.tif", "o.tif", *GAUSS), 3, "input loop.tif"),
+    "through a link": (
+        ("convolve", "slide.tif", "link.tif", *GAUSS, "--overwrite"),
+        2,
+        "is the in",
+    ),
+    "in a file": (("convolve", "slide.tif", "slide.tif/o.tif", *GAUSS), 2, "inside the input"),
+    "under a file": (("convolve", "slide.tif", "noise.tif/o.tif", *GAUSS), 2, "is not a folder"),
+    "no TIFF kernel": (("plan", "slide.tif", "o.tif", "--kernel", "cycle.tif"), 2, "cycle.tif"),
+    "configs": (("run", "good.toml", "typo.toml"), 2, "typo.toml"),
+    "kernels": (("run", "good.toml", "odd.toml"), 2, "odd.toml: unknown kernel 'bix'"),
+    "outputs": (("run", "good.toml", "same.toml"), 2, "is that of good.toml"),
+    "large port": (
+        ("plan", "slide.tif", "o.tif", *GAUSS, "--cluster", "tcp://h:70000"),
+        2,
+        "70000",
+    ),
     "local:0": (("convolve", "slide.tif", "o.tif", *GAUSS, "--cluster", "local:0"), 2, "local:N"),
     "address": (("convolve", "slide.tif", "o.tif", *GAUSS, "--cluster", "here"), 2, "local:N"),
     "port": (("plan", "slide.tif", "o.tif", *GAUSS, "--cluster", "tcp://host"), 2, "tcp://host"),
@@ -159,6 +184,14 @@ def test_a_mistake_is_one_line_with_its_exit_code_and_makes_nothing(slide, name,
     Path("typo.toml").write_text(
         '[input]\npath="slide.tif"\n[kernel]\nsgma = 2\n[output]\npath="o"\n'
     )
+    good = '[input]\npath="slide.tif"\n[kernel]\nname="box"\n[output]\npath="new.tif"\n'
+    Path("good.toml").write_text(good)
+    Path("same.toml").write_text(good)
+    Path("odd.toml").write_text(good.replace("box", "bix").replace("new", "other"))
+    # Its only directory follows itself.
+    Path("cycle.tif").write_bytes(b"II*\0\x08\0\0\0" + bytes(2) + b"\x08\0\0\0")
+    Path("loop.tif").symlink_to("loop.tif")
+    Path("link.tif").symlink_to("slide.tif")
     np.save("pickle.npy", np.array([[object()]]), allow_pickle=True)
     np.save("cube.npy", np.ones((3, 3, 3)))
     np.save("empty.npy", np.ones((0, 3)))
@@ -206,6 +239,69 @@ def test_a_local_cluster_is_shown_summed_up_and_listens_to_this_machine_only(sli
     assert np.abs(tifffile.imread("out.tif") - want).max() < 0.01
 
 
+@pytest.mark.parametrize("kind", ["tif", "zarr", "toml", "npy"])
+def test_what_may_not_be_read_is_found_before_anything_is_made(slide, kind, unprivileged):
+    """As a user who may not: root may read everything."""
+    Path("job.toml").write_text(
+        '[input]\npath="slide.tif"\n[kernel]\nname="box"\n[output]\npath="o.tif"\n'
+    )
+    zarr.create_array("in.zarr", shape=(9, 9), dtype="f4")[...] = 1
+    np.save("kernel.npy", np.ones((3, 3)))
+    closed, arguments, wanted = {
+        "tif": ("slide.tif", ("convolve", "slide.tif", "o.tif", *GAUSS), 3),
+        "zarr": ("in.zarr", ("convolve", "in.zarr", "o.tif", *GAUSS), 3),
+        "toml": ("job.toml", ("run", "job.toml"), 2),
+        "npy": ("kernel.npy", ("convolve", "slide.tif", "o.tif", "--kernel", "kernel.npy"), 2),
+    }[kind]
+    Path(closed).chmod(0)
+    code, _, err = unprivileged(*arguments)
+    Path(closed).chmod(0o700)
+    assert code == wanted, err
+    assert re.fullmatch(rf"tileconv: error\[{code}\]: .*{closed}.*Permission denied.*\n", err)
+    assert not list(Path().glob("*o.tif*"))
+
+
+def test_where_nothing_may_be_written_is_found_before_anything_is_done(slide, unprivileged):
+    Path("shut").mkdir(mode=0o555)
+    for output in ("shut/o.tif", "shut/deep/er/o.zarr"):
+        for command in ("convolve", "plan"):
+            code, out, err = unprivileged(command, "slide.tif", output, *GAUSS)
+            assert (code, out) == (6, ""), err
+            assert re.fullmatch(r"tileconv: error\[6\]: .*shut: permission denied.*\n", err)
+
+
+@pytest.fixture
+def unprivileged(tmp_path):
+    """Calls the command line as a user who owns nothing here; skips where that cannot be."""
+    if os.geteuid() != 0:
+        return call
+    code = """
+import os, sys
+sys.path[:] = [path for path in sys.path if path]
+from tileconv import __main__, cli
+import encodings.utf_8_sig, tileconv.jobs.run, tileconv.jobs.describe, tileconv.jobs.progress
+import tileconv.stores.kernel_file, tileconv.stores.tiff.reader, tileconv.stores.zarr.reader
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+__main__.main()
+"""
+    for folder in (tmp_path, *tmp_path.parents[:3]):
+        folder.chmod(folder.stat().st_mode | 0o055)
+    tmp_path.chmod(0o777)
+
+    def called(*arguments):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    return called
+
+
 def test_debug_shows_the_traceback(slide):
     _, _, err = call("convolve", "slide.tif", "o.tif", *GAUSS, "--memory", "9MiB", "--debug")
     assert "Traceback" in err
@@ -251,6 +347,101 @@ def test_an_output_that_cannot_be_printed_does_not_lose_the_run(slide):
             check=False,
         )
         assert process.returncode == 6
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("info", "slide.tif"), ()])
+def test_a_pipe_that_nobody_reads_and_a_full_disk_are_one_line(slide, arguments):
+    reader, writer = os.pipe()
+    os.close(reader)
+    full = os.open("/dev/full", os.O_WRONLY)
+    for stdout in (writer, full):
+        done = subprocess.run(
+            [sys.executable, "-m", "tileconv", *arguments],
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        # Without a command the help is for stderr, and that is the mistake.
+        assert done.returncode == (6 if arguments else 2)
+        assert done.stderr.count("tileconv: error[") == 1
+        assert done.stderr.splitlines()[-1].startswith("tileconv: error[")
+        os.close(stdout)
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
+def test_streams_that_are_closed_are_not_taken_for_files(slide, closed):
+    """The first file that is opened gets the number of stderr, and what is printed with it."""
+
+    def close():
+        for number in closed:
+            os.close(number)
+
+    job = ("convolve", "slide.tif", "out.tif", *GAUSS, "--tile", "64")
+    process = start(*job, preexec_fn=close)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    want = ndimage.gaussian_filter(slide.astype(float), 2, mode="reflect")
+    assert np.abs(tifffile.imread("out.tif") - want).max() < 0.01
+    process = start("info", "slide.tif", preexec_fn=close)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == (6 if 1 in closed else 0)
+    assert ("which is closed" in err) == (closed == (1,))
+
+
+def test_libraries_do_not_print(slide):
+    """Weights that overflow, which numpy warns of, and a page that tifffile has logs about."""
+    np.save("large.npy", np.full((3, 3), 1e300))
+    for name in ("plan", "convolve"):
+        job = (name, "slide.tif", "o.tif", "--kernel", "large.npy", "--dtype", "float32")
+        code, _, err = call(*job)
+        assert code == 0
+        assert "Warning" not in err
+    content = bytearray(Path("slide.tif").read_bytes())
+    with tifffile.TiffFile("slide.tif") as file:
+        tag = file.pages.first.tags["ImageLength"]
+        content[tag.valueoffset : tag.valueoffset + 2] = (9999).to_bytes(2, "little")
+    Path("odd.tif").write_bytes(content)
+    code, _, err = call("convolve", "odd.tif", "odd.zarr", *GAUSS, "--quiet")
+    assert code == 3
+    assert re.fullmatch(r"tileconv: error\[3\]: .+\n", err)
+
+
+def test_no_memory_is_said_to_be_that(slide):
+    import resource
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_DATA, (200 << 20, 200 << 20))
+
+    code, _, err = call(
+        *("convolve", "slide.tif", "o.tif", "--kernel", "box:size=4001", "--quiet"),
+        preexec_fn=limit,
+        env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
+    )
+    assert code == 7, err
+    assert re.fullmatch(r"tileconv: error\[7\]: the system gave no more memory.+\n", err)
+
+
+def test_the_first_of_many_failures_is_told_and_no_other(slide):
+    """Every tile fails, on four threads."""
+    pixels = np.full((512, 512), np.nan, np.float32)
+    tifffile.imwrite("nan.tif", pixels, tile=(64, 64))
+    code = """
+from tileconv import __main__
+from tileconv.jobs import plan
+plan.MAX_TILE_PIXELS = 1
+__main__.main()
+"""
+    job = ("convolve", "nan.tif", "o.tif", *GAUSS, "--dtype", "uint8", "--tile", "64", "--quiet")
+    done = subprocess.run(
+        [sys.executable, "-c", code, *job, "--workers", "4"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 3
+    assert re.fullmatch(r"tileconv: error\[3\]: \d+ NaN in tile \d+, .+\n", done.stderr)
+    assert sorted(os.listdir()) == ["nan.tif", "slide.tif"]
 
 
 def test_several_configs_give_one_json_document(slide):
