@@ -51,7 +51,7 @@ def cli() -> None:
     Results go to stdout, progress and errors to stderr. Exit codes: 0 done, 1 a bug,
     2 usage or configuration, 3 bad input, 4 output exists, 5 locked by another run,
     6 storage failed, 7 memory cap cannot be kept, 8 cluster failed, 9 verification failed,
-    130 and 143 interrupted.
+    130, 143 and 129 interrupted.
     """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import tracemalloc
 from itertools import product
@@ -252,6 +253,29 @@ def test_reference_takes_what_scipy_takes() -> None:
         engine = build_engine("reference", kernel, np.dtype(dtype))
         got = applied(engine, block, Cast(np.dtype(dtype), Rule.TRUNCATE))
         np.testing.assert_array_equal(got, oracle(block, kernel))
+
+
+@pytest.mark.parametrize("products", [1, 60, 1000, 1 << 28])
+def test_reference_holds_the_interpreter_for_a_bounded_time_only(
+    products: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pieces are as small as they must be, in both directions, and sum to the same bits."""
+    calls = []
+    correlate = signal.correlate
+
+    def counted(x: np.ndarray, weights: np.ndarray, *how: str) -> np.ndarray:
+        calls.append(math.prod(np.subtract(x.shape, weights.shape) + 1) * weights.size)
+        return correlate(x, weights, *how)
+
+    monkeypatch.setattr("tileconv.core.engines.reference.CALL_PRODUCTS", products)
+    monkeypatch.setattr(signal, "correlate", counted)
+    kernel = Kernel(RNG.normal(size=(5, 4)), (0, 0))
+    block = pixels_of((30, 41, 2), "float32")
+    got = applied(build_engine("reference", kernel, block.dtype, exact=True), block)
+    want = [correlate(block[..., i], kernel.weights.astype("f4"), "valid") for i in (0, 1)]
+    np.testing.assert_array_equal(got, np.stack(want, -1))
+    assert max(calls) <= max(products, kernel.weights.size)
+    assert sum(calls) == kernel.weights.size * got.size
 
 
 CUTS = {

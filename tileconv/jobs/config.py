@@ -302,7 +302,7 @@ class Job(_Table, frozen=True, kw_only=True):
 MAX_BYTES = 1 << 20
 """Largest config that is read; parsing one takes some hundred times its bytes."""
 
-_DEEP_KEY = re.compile(r"""(?>(?>[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){16}""")
+_DEEP_KEY = re.compile(r"""(?<![\w-])(?>(?>[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){16}""")
 """A key of more parts than any job has: tomllib takes their square in time and memory."""
 
 
