@@ -255,11 +255,15 @@ def test_reference_takes_what_scipy_takes() -> None:
         np.testing.assert_array_equal(got, oracle(block, kernel))
 
 
-@pytest.mark.parametrize("products", [1, 60, 1000, 1 << 28])
+@pytest.mark.parametrize("products", [1, 60, 1000])
 def test_reference_holds_the_interpreter_for_a_bounded_time_only(
     products: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Pieces are as small as they must be, in both directions, and sum to the same bits."""
+    kernel = Kernel(RNG.normal(size=(5, 4)), (0, 0))
+    block = pixels_of((30, 41, 2), "float32")
+    engine = build_engine("reference", kernel, block.dtype)
+    want = applied(engine, block)
     calls = []
     correlate = signal.correlate
 
@@ -269,11 +273,8 @@ def test_reference_holds_the_interpreter_for_a_bounded_time_only(
 
     monkeypatch.setattr("tileconv.core.engines.reference.CALL_PRODUCTS", products)
     monkeypatch.setattr(signal, "correlate", counted)
-    kernel = Kernel(RNG.normal(size=(5, 4)), (0, 0))
-    block = pixels_of((30, 41, 2), "float32")
-    got = applied(build_engine("reference", kernel, block.dtype, exact=True), block)
-    want = [correlate(block[..., i], kernel.weights.astype("f4"), "valid") for i in (0, 1)]
-    np.testing.assert_array_equal(got, np.stack(want, -1))
+    got = applied(engine, block)
+    np.testing.assert_array_equal(got, want)
     assert max(calls) <= max(products, kernel.weights.size)
     assert sum(calls) == kernel.weights.size * got.size
 
