@@ -168,6 +168,18 @@ def remote_cluster(folder, workers=1):
 
 
 @pytest.fixture
+def slowness():
+    """Makes a plugin for clusters that are not of this module."""
+    return Slow
+
+
+@pytest.fixture
+def in_time():
+    """As `within`."""
+    return within
+
+
+@pytest.fixture
 def remote(tmp_path):
     """Makes a `remote_cluster` beside the test's files."""
     return lambda workers=1: remote_cluster(tmp_path, workers)

@@ -4,7 +4,9 @@ import os
 import random
 import signal
 import threading
+import time
 
+import distributed
 import numpy as np
 import pytest
 import tifffile
@@ -12,29 +14,34 @@ import zarr
 
 import tileconv
 from tileconv.jobs.cluster.backend import ClusterBackend
+from tileconv.jobs.progress import Listener
 
 pytestmark = pytest.mark.usefixtures("small_tiles")
 
 
 class Killer(threading.Thread):
-    """Kills a worker of a local cluster now and then, whatever it does just then."""
+    """Kills workers of a local cluster, each of which has had `life_s` to work."""
 
-    def __init__(self, cluster, kills, every_s, done):
+    def __init__(self, cluster, kills, life_s, done):
         super().__init__(daemon=True)
         self.cluster = cluster
         self.kills = kills
-        self.every_s = every_s
+        self.life_s = life_s
         self.done = done
         self.killed = []
         self.stopped = threading.Event()
 
     def run(self):
-        choose = random.Random(1)
-        while len(self.killed) < self.kills and not self.stopped.wait(self.every_s):
-            nannies = self.cluster.client.cluster.workers.values()
-            pids = [nanny.pid for nanny in nannies if nanny.pid]
-            if pids:
-                self.killed.append(choose.choice(pids))
+        choose, born = random.Random(1), {}
+        while len(self.killed) < self.kills and not self.stopped.wait(0.5):
+            known = self.cluster.scheduler.workers
+            nannies = list(self.cluster.workers.values())
+            pids = [one.pid for one in nannies if one.worker_address in known and one.pid]
+            now = time.monotonic()
+            born = {pid: born.get(pid, now) for pid in pids}
+            old = [pid for pid in pids if now - born[pid] > self.life_s]
+            if old:
+                self.killed.append(choose.choice(old))
                 os.kill(self.killed[-1], signal.SIGKILL)
         self.done.touch()
 
@@ -46,33 +53,44 @@ class Killer(threading.Thread):
         *(pytest.param(120, suffix, marks=pytest.mark.slow) for suffix in ("tif", "zarr")),
     ],
 )
-def test_workers_that_are_killed_cost_only_time(tmp_path, cluster, monkeypatch, kills, suffix):
-    cluster.client.wait_for_workers(2, timeout=60)
+def test_workers_that_are_killed_cost_only_time(
+    tmp_path, monkeypatch, slowness, in_time, kills, suffix
+):
     # A task is short beside the time between two deaths, as one of 2 s is beside minutes.
     monkeypatch.setattr(ClusterBackend, "batch_s", 0.3)
     source, output = tmp_path / "in.tif", tmp_path / f"out.{suffix}"
     pixels = np.random.default_rng(0).integers(0, 255, (2020, 3200), np.uint8)
     tifffile.imwrite(source, pixels, tile=(64, 64))
-    done = tmp_path / "done"
-    killer = Killer(cluster, kills, 1.5, done)
-    killer.start()
+    done, killers = tmp_path / "done", []
+    usual = distributed.LocalCluster
+
+    def slow_and_deadly(**options):
+        cluster = usual(**options)
+        with distributed.Client(cluster, set_as_default=False) as client:
+            client.register_plugin(slowness(0.1, until=str(done)))
+        killers.append(Killer(cluster, kills, 2, done))
+        return cluster
+
+    monkeypatch.setattr(distributed, "LocalCluster", slow_and_deadly)
+    listener = Listener()
+    listener.started = lambda _: killers[0].start()
+    job = {
+        "input": {"path": str(source)},
+        "kernel": {"weights": [[1.0, 2, 0], [0, -1, 3]]},
+        "output": {"path": str(output), "tile": 64},
+    }
+    run = {"run": {"memory": "400MiB", "cluster": "local:3", "workers": 1}}
     try:
-        with cluster.slow(0.1, until=str(done)):
-            report = cluster.run(source, output, seconds=120 + 4 * kills)
+        report = in_time(120 + 4 * kills, lambda: tileconv.run(job | run, listener=listener))
     finally:
+        (killer,) = killers
         killer.stopped.set()
         killer.join(30)
     assert len(killer.killed) == kills
     assert report.tiles == len(report.plan.grid) == 1600
     assert len(report.peaks) > kills / 4
     threads = tmp_path / f"threads.{suffix}"
-    tileconv.run(
-        {
-            "input": {"path": str(source)},
-            "kernel": {"weights": [[1.0, 2, 0], [0, -1, 3]]},
-            "output": {"path": str(threads), "tile": 64},
-        }
-    )
+    tileconv.run(job | {"output": {"path": str(threads), "tile": 64}})
     if suffix == "tif":
         assert np.array_equal(tifffile.imread(output), tifffile.imread(threads))
     else:

@@ -57,14 +57,18 @@ class ClusterBackend:
     client : distributed.Client
     listener : Listener
         Is told what is waited for.
+    processes : int or None
+        How many workers the client's own cluster is to have again when some are lost for good.
     """
 
     in_process = False
     batch_s = BATCH_S
 
-    def __init__(self, client: distributed.Client, listener: Listener) -> None:
+    def __init__(
+        self, client: distributed.Client, listener: Listener, processes: int | None = None
+    ) -> None:
         self._client = client
-        self._watch = Watch(client, listener)
+        self._watch = Watch(client, listener, processes)
         self._threads = 1
         self._expected_s = 0.0
         self._executor: ClusterExecutor | None = None

@@ -62,7 +62,7 @@ def connected(where: Any, run: Run, listener: Listener) -> Iterator[ClusterBacke
         yield ClusterBackend(where, listener)
     elif (processes := local_workers(where)) is not None:
         with _local(processes, run) as client:
-            yield ClusterBackend(client, listener)
+            yield ClusterBackend(client, listener, processes)
     else:
         # A scheduler that is started just now, or not at all, takes dask half a minute.
         listener.waiting(f"the scheduler at {where}")
@@ -140,13 +140,15 @@ def _settled(ending: Future[None]) -> None:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Let dask say nothing on stderr, until the last of its threads has ended."""
-    logger = logging.getLogger("distributed")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
+    loggers = [logging.getLogger(name) for name in ("distributed", "tornado", "asyncio")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 @contextlib.contextmanager

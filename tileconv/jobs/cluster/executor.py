@@ -34,6 +34,10 @@ RETRIES = 2
 """How often dask tries a task again that has raised: one whose worker cannot open the input.
 Tiles that fail say so in the result of their batch."""
 
+TRIALS = 2
+"""How often a tile has to be given up by dask, alone in the cluster, before it is called guilty:
+workers also die for reasons of their own."""
+
 _Asked = tuple[Batch, Future[BatchResult]]
 
 
@@ -219,21 +223,32 @@ class ClusterExecutor(Executor):
         tiles: list[TileResult] = []
         failed: Exception | None = None
         for index in batch:
-            (inner,) = self._alone = self._tasks([(index,)])
             try:
-                result: BatchResult = await inner
+                result = await self._try(index)
             except KilledWorker as error:
-                failed = _died(f"worked on {self._task.grid[index]}", error)
+                failed = _died(f"worked on {self._task.grid[index]}", error, TRIALS)
             else:
                 self._note(result)
                 process, peak = result.process, max(peak, result.peak_memory_bytes)
                 tiles.extend(result.tiles)
                 failed = result.error
-            finally:
-                inner.release()
             if failed is not None:
                 break
         return BatchResult(process, peak, tuple(tiles), failed)
+
+    async def _try(self, index: int, trials: int = TRIALS) -> BatchResult:
+        """The result of a tile alone in the cluster; raises what its last trial has raised."""
+        (inner,) = self._alone = self._tasks([(index,)])
+        try:
+            result: BatchResult = await inner
+        except KilledWorker:
+            if trials == 1:
+                raise
+            return await self._try(index, trials - 1)
+        else:
+            return result
+        finally:
+            inner.release()
 
     async def _withdraw(self) -> None:
         """Begin nothing more; cancel what was not begun."""
@@ -254,10 +269,10 @@ def _itself(held: HeldTask) -> HeldTask:
     return held
 
 
-def _died(what: str, error: KilledWorker) -> ClusterError:
+def _died(what: str, error: KilledWorker, times: int = 1) -> ClusterError:
     return ClusterError(
-        f"{error.allowed_failures + 1} workers died that {what}, one after another; the last was "
-        f"{error.last_worker.address}; see its log, give workers more memory or lower --memory, "
+        f"{times * (error.allowed_failures + 1)} workers died that {what}, and nothing else; "
+        f"the last was {error.last_worker.address}; see its log, give workers more memory or lower --memory, "
         "and run the same command again"
     )
 

@@ -87,11 +87,17 @@ class Watch:
     client : distributed.Client
     listener : Listener
         Is told that workers are waited for.
+    processes : int or None
+        How many workers the client's own cluster is to have; a local one gives up a worker that
+        dies while it starts, or is not there 15 s after another of its deaths.
     """
 
-    def __init__(self, client: distributed.Client, listener: Listener) -> None:
+    def __init__(
+        self, client: distributed.Client, listener: Listener, processes: int | None = None
+    ) -> None:
         self._client = client
         self._listener = listener
+        self._processes = processes
         self._told = False
         self._threads: dict[str, int] = {}
         self._pulses: dict[str, _Pulse] = {}
@@ -114,6 +120,8 @@ class Watch:
                 told = self._client.sync(self._client.scheduler.identity, callback_timeout=ANSWER_S)
             self._looked = time.monotonic()
             self._hear(told["workers"])
+            if self._processes is not None and len(told["workers"]) < self._processes:
+                self._client.cluster.scale(self._processes)
             self._miss_workers()
         return self._threads
 
