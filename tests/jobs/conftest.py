@@ -80,6 +80,17 @@ class Cluster:
 
     slowness = Slow
 
+    def settle(self, workers):
+        """Wait for those that come, and for those that a test before has left to be gone.
+
+        A local cluster gives up one that dies while it starts, and starts it again when told.
+        """
+        deadline = time.monotonic() + 60
+        while len(self.client.nthreads()) != workers:
+            assert time.monotonic() < deadline
+            self.client.cluster.scale(workers)
+            time.sleep(0.05)
+
     @contextlib.contextmanager
     def slow(self, seconds, deadly=None, gate=None, until=None):
         self.client.register_plugin(Slow(seconds, deadly, gate, until))

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 from pathlib import Path
 
 import distributed
@@ -192,7 +191,7 @@ def same_as_threads(source, output, weights=((1.0, 2, 0), (0, -1, 3))):
 
 @pytest.mark.parametrize("suffix", ["tif", "zarr"])
 def test_a_worker_that_dies_costs_only_time(slide, tmp_path, cluster, suffix):
-    cluster.client.wait_for_workers(2, timeout=60)
+    cluster.settle(2)
     pids = list(cluster.client.run(os.getpid).values())
     listener = Ear(lambda: os.kill(pids[0], signal.SIGKILL), tiles=4)
     output = tmp_path / f"out.{suffix}"
@@ -204,7 +203,7 @@ def test_a_worker_that_dies_costs_only_time(slide, tmp_path, cluster, suffix):
 
 
 def test_a_tile_that_kills_every_worker_is_named(slide, tmp_path, cluster, monkeypatch):
-    cluster.client.wait_for_workers(2, timeout=60)
+    cluster.settle(2)
     monkeypatch.setattr(cluster.client.cluster.scheduler, "allowed_failures", 1)
     with cluster.slow(0, deadly=17):
         says = (
@@ -212,14 +211,14 @@ def test_a_tile_that_kills_every_worker_is_named(slide, tmp_path, cluster, monke
             r"nothing else; the last was tcp://\S+; see its log"
         )
         fails(ClusterError, says, cluster, slide, tmp_path / "out.tif")
-    cluster.client.wait_for_workers(2, timeout=60)
+    cluster.settle(2)
     report = cluster.run(slide, tmp_path / "out.tif")
     assert report.resumed_tiles > 0
     same_as_threads(slide, tmp_path / "out.tif")
 
 
 def test_a_client_that_restarts_its_workers_has_dropped_the_run(slide, tmp_path, cluster):
-    cluster.client.wait_for_workers(2, timeout=60)
+    cluster.settle(2)
     with cluster.slow(0.05):
         listener = Ear(lambda: cluster.client.restart(timeout=60), tiles=3)
         says = "has dropped the run; see its log, and run the same command again"
@@ -227,7 +226,7 @@ def test_a_client_that_restarts_its_workers_has_dropped_the_run(slide, tmp_path,
 
 
 def test_when_every_tile_kills_few_workers_die(slide, tmp_path, cluster, monkeypatch):
-    cluster.client.wait_for_workers(2, timeout=60)
+    cluster.settle(2)
     scheduler = cluster.client.cluster.scheduler
     monkeypatch.setattr(scheduler, "allowed_failures", 2)
     before = scheduler._workers_removed_total
@@ -239,14 +238,14 @@ def test_when_every_tile_kills_few_workers_die(slide, tmp_path, cluster, monkeyp
     # 3 for each of the two tasks that each of two workers has at once, at most, and 6 for one
     # tile alone; there are 30 tiles.
     assert scheduler._workers_removed_total - before <= 3 * 4 + 6
-    cluster.client.wait_for_workers(2, timeout=60)
+    cluster.settle(2)
 
 
 def test_tiles_that_are_only_suspected_are_done_and_the_run_goes_on(
     slide, tmp_path, cluster, monkeypatch
 ):
     """A worker is killed from outside, and one death is enough for dask to give up its tasks."""
-    cluster.client.wait_for_workers(2, timeout=60)
+    cluster.settle(2)
     monkeypatch.setattr(cluster.client.cluster.scheduler, "allowed_failures", 0)
     tried = []
     usual = ClusterExecutor._one_by_one
@@ -278,15 +277,6 @@ def test_a_scheduler_that_dies_ends_the_run_in_bounded_time(slide, tmp_path, rem
 # Workers that come and go
 
 
-def settle_at(cluster, workers):
-    """Wait for those that come, and for those that a test before has left to be gone."""
-    cluster.client.cluster.scale(workers)
-    deadline = time.monotonic() + 60
-    while len(cluster.client.nthreads()) != workers:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def test_a_cluster_without_workers_is_told(slide, tmp_path, elastic, monkeypatch):
     monkeypatch.setattr("tileconv.jobs.cluster.watch.WAIT_S", 0.5)
     says = r"the cluster at tcp://127\.0\.0\.1:\d+ has had no worker that runs for 0 s; start"
@@ -295,7 +285,7 @@ def test_a_cluster_without_workers_is_told(slide, tmp_path, elastic, monkeypatch
 
 
 def test_a_worker_that_comes_late_works_and_is_counted(slide, tmp_path, elastic):
-    settle_at(elastic, 1)
+    elastic.settle(1)
     gate = tmp_path / "gate"
 
     def join():
@@ -312,7 +302,7 @@ def test_a_worker_that_comes_late_works_and_is_counted(slide, tmp_path, elastic)
 
 
 def test_workers_that_all_leave_end_the_run_in_bounded_time(slide, tmp_path, elastic, monkeypatch):
-    settle_at(elastic, 1)
+    elastic.settle(1)
     monkeypatch.setattr("tileconv.jobs.executors._LOOK_S", 0.2)
     monkeypatch.setattr("tileconv.jobs.cluster.watch.LOOK_S", 0.2)
 
@@ -329,7 +319,7 @@ def test_workers_that_all_leave_end_the_run_in_bounded_time(slide, tmp_path, ela
 
 def test_an_adaptive_cluster_grows_for_a_run(slide, tmp_path, elastic):
     cluster = elastic.client.cluster
-    settle_at(elastic, 0)
+    elastic.settle(0)
     cluster.adapt(minimum=0, maximum=2, interval="100ms")
     try:
         with elastic.slow(0.1):

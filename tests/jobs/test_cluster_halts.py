@@ -64,7 +64,7 @@ def halt(pid):
 
 
 def test_a_worker_that_halts_is_replaced(slide, want, tmp_path, cluster):
-    cluster.client.wait_for_workers(2, timeout=60)
+    cluster.settle(2)
     pids = list(cluster.client.run(os.getpid).values())
     listener = Ear(lambda: halt(pids[0]))
     with cluster.slow(0.05):
@@ -125,7 +125,7 @@ def job_of(source, output):
 
 
 def test_a_worker_that_has_halted_before_the_run_is_replaced(slide, want, tmp_path, cluster):
-    cluster.client.wait_for_workers(2, timeout=60)
+    cluster.settle(2)
     halt(next(iter(cluster.client.run(os.getpid).values())))
     cluster.run(slide, tmp_path / "out.tif")
     assert np.array_equal(tifffile.imread(tmp_path / "out.tif"), want)
@@ -161,7 +161,7 @@ def test_an_address_where_nobody_answers_ends_the_run(slide, tmp_path, monkeypat
 
 
 def test_workers_that_answer_and_do_nothing_end_the_run(slide, tmp_path, cluster, monkeypatch):
-    cluster.client.wait_for_workers(2, timeout=60)
+    cluster.settle(2)
     monkeypatch.setattr("tileconv.jobs.cluster.backend.STUCK_S", 2.0)
     monkeypatch.setattr("tileconv.jobs.cluster.backend.STUCK_TIMES", 0)
     gate = tmp_path / "gate"
@@ -175,7 +175,7 @@ def test_workers_that_answer_and_do_nothing_end_the_run(slide, tmp_path, cluster
 
 def test_workers_that_do_not_get_ready_end_the_run(slide, tmp_path, cluster, monkeypatch):
     """Reading what tells them the folder never ends: a pipe that nobody writes to."""
-    cluster.client.wait_for_workers(2, timeout=60)
+    cluster.settle(2)
     monkeypatch.setattr(watch, "STUCK_S", 1.0)
     monkeypatch.setattr("tileconv.jobs.cluster.backend.TOKEN_NAME", "workers-look-for-this-not")
     pipe, opened = tmp_path / ".out.tif.tileconv" / "workers-look-for-this", []

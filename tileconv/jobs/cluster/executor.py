@@ -207,7 +207,10 @@ class ClusterExecutor(Executor):
             while self._suspects and not self._closing:
                 batch, future = self._suspects[-1]
                 try:
-                    _settle(future, result=await self._one_by_one(batch))
+                    result = await self._one_by_one(batch)
+                    # One that kills ends the run: let it find no others meanwhile.
+                    self._closing = self._closing or result.error is not None
+                    _settle(future, result=result)
                 except (CancelledError, asyncio.CancelledError) as error:
                     _settle(future, error=CancelledError(str(error)))
                 except Exception as error:  # noqa: BLE001 - futures carry every exception
@@ -272,8 +275,8 @@ def _itself(held: HeldTask) -> HeldTask:
 def _died(what: str, error: KilledWorker, times: int = 1) -> ClusterError:
     return ClusterError(
         f"{times * (error.allowed_failures + 1)} workers died that {what}, and nothing else; "
-        f"the last was {error.last_worker.address}; see its log, give workers more memory or lower --memory, "
-        "and run the same command again"
+        f"the last was {error.last_worker.address}; see its log, give workers more memory or "
+        "lower --memory, and run the same command again"
     )
 
 
