@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import cloudpickle
+import dask
 import distributed
 import numpy as np
 import pytest
@@ -123,6 +124,8 @@ def within(seconds, call):
 @contextlib.contextmanager
 def local_cluster(workers, **options):
     with (
+        # Else it gives up a worker that is not there just when one of its deaths is 15 s ago.
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "1h"}),
         distributed.LocalCluster(
             n_workers=workers,
             threads_per_worker=1,

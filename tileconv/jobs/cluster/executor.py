@@ -209,7 +209,8 @@ class ClusterExecutor(Executor):
                 try:
                     result = await self._one_by_one(batch)
                     # One that kills ends the run: let it find no others meanwhile.
-                    self._closing = self._closing or result.error is not None
+                    if result.error is not None:
+                        self._closing = True
                     _settle(future, result=result)
                 except (CancelledError, asyncio.CancelledError) as error:
                     _settle(future, error=CancelledError(str(error)))
