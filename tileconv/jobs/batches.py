@@ -68,7 +68,7 @@ class BatchTask:
         failed: Exception | None = None
         try:
             for index in batch:
-                tiles.append(self.task(self.grid[index]))  # noqa: PERF401 - kept when one fails
+                tiles.append(self.task(self.grid[index]))
         except TileconvError as error:
             failed = error.at(str(self.grid[index])).with_traceback(error.__traceback__)
         except Exception as error:  # noqa: BLE001 - told with what was done

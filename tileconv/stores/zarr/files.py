@@ -98,7 +98,6 @@ class LocalFiles:
                 if _is_chunk(name):
                     yield str((Path(place) / name).relative_to(self._folder))
 
-
     def stamp(self, depth: int) -> str:
         """See `ChunkFiles.stamp`: when folders were last changed, their names and metadata.
 
@@ -169,7 +168,6 @@ class StoreFiles:
             name = key.removeprefix(self._prefix)
             if _is_chunk(name.rsplit("/", 1)[-1]):
                 yield name
-
 
     def stamp(self, depth: int) -> str:
         """See `ChunkFiles.stamp`; a store cannot tell."""
