@@ -1,17 +1,23 @@
 """The final name: taken in one step, never over something, never left half done."""
 
+import contextlib
 import errno
 import fcntl
 import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+from tileconv.core.grid import TileGrid
 from tileconv.errors import ConfigError, LockedError, OutputExistsError, StorageError
 from tileconv.jobs import staging as staging_module
+from tileconv.jobs.journal import Journal, Totals
 from tileconv.jobs.staging import check_output, stage
+from tileconv.stores.sink import Receipt
 
 RUN = "0123456789abcdef"
 
@@ -175,3 +181,68 @@ def test_who_only_looks_at_the_lock_keeps_nobody_out(tmp_path):
     threading.Timer(0.05, os.close, [looking]).start()
     with stage(output, overwrite=False):
         pass
+
+
+def test_a_removal_that_is_cut_short_keeps_the_record_to_its_end(tmp_path, monkeypatch):
+    """It says that the rest is nobody's; without it what is left would lie there for ever."""
+    output = tmp_path / "out"
+    removed = []
+    for name in ("rmdir", "unlink"):
+        usual = getattr(os, name)
+
+        def noted(path, *args, usual=usual, **named):
+            usual(path, *args, **named)
+            removed.append(Path(path).name)
+
+        monkeypatch.setattr(os, name, noted)
+    with stage(output, overwrite=False) as staging:
+        write(staging.result(RUN), "new", folder=True)
+        (staging.folder / "journal").touch()
+    assert removed[-2:] == ["journal", ".out.tileconv"]
+    output.mkdir()
+    staging.folder.mkdir()
+    with pytest.raises(OutputExistsError):
+        check_output(output, None, overwrite=False)
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_the_folder_of_the_next_run_is_not_removed(tmp_path, monkeypatch):
+    """It may be there as soon as ours, which had that name, is gone."""
+    usual = Path.rmdir
+
+    def gone(path):
+        usual(path)
+        if path.name == ".out.tileconv":
+            write(path, "the next run's", folder=True)
+
+    monkeypatch.setattr(Path, "rmdir", gone)
+    with stage(tmp_path / "out", overwrite=False):
+        pass
+    assert read(tmp_path / ".out.tileconv") == "the next run's"
+
+
+def test_a_kill_after_the_second_step_leaves_no_old_output(tmp_path, no_exchange):
+    output = tmp_path / "out"
+    write(output, "old", folder=True)
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        pytest.MonkeyPatch.context() as patched,
+        stage(output, overwrite=True) as staging,
+    ):
+        write(staging.result(RUN), "new", folder=True)
+        journal = Journal(staging.folder, {}, TileGrid((1, 1), (1, 1)))
+        journal.record(np.zeros((1, 2), np.uint64), Receipt(np.zeros((0, 4), np.uint64)), Totals())
+        journal.committing(staging.result(RUN))
+        usual = Path.rename
+
+        def killed(path, target):
+            if path.name == ".out.old":
+                raise KeyboardInterrupt
+            usual(path, target)
+
+        patched.setattr(Path, "rename", killed)
+        staging.commit(staging.result(RUN))
+    assert sorted(os.listdir(tmp_path)) == [".out.old", ".out.tileconv", "out"]
+    check_output(output, None, overwrite=True)
+    assert os.listdir(tmp_path) == ["out"]
+    assert read(output) == "new"

@@ -263,16 +263,19 @@ def _folder_of(output: Path) -> Path:
 def _clear(output: Path) -> None:
     """Remove the staging folder of a run that was killed after it had given the output its name.
 
-    An old output may lie there, which the new one has changed places with. Raises OSError.
+    An old output may lie there, which the new one has changed places with, or beside it. Raises
+    OSError.
     """
     output = output.absolute()
     folder = _folder_of(output)
-    if folder.is_symlink() or not is_finished(folder, output):
+    if not os.path.lexists(output) or folder.is_symlink() or not _is_left_over(folder, output):
         return
     lock = _opened(folder)
     try:
         with contextlib.suppress(LockedError):
             _lock(lock, folder, output)
+            if is_finished(folder, output):
+                _remove_aside(output)
             _remove(folder)
     finally:
         os.close(lock)
@@ -291,6 +294,22 @@ def _refuse_locked(output: Path) -> None:
         _lock(lock, folder, output, fcntl.LOCK_SH)
     finally:
         os.close(lock)
+
+
+def _is_left_over(folder: Path, output: Path) -> bool:
+    """Whether a run has given the output its name and was killed while it removed the folder."""
+    with contextlib.suppress(FileNotFoundError):
+        return is_finished(folder, output) or not any(folder.iterdir())
+    return False
+
+
+def _remove_aside(output: Path) -> None:
+    """Remove the old output, that the new one has taken the name of. Raises OSError."""
+    aside = _aside(output)
+    if aside.is_dir() and not aside.is_symlink():
+        shutil.rmtree(aside)
+    else:
+        aside.unlink(missing_ok=True)
 
 
 def _opened(folder: Path) -> int:
@@ -345,12 +364,31 @@ def _lock(descriptor: int, folder: Path, output: Path, kind: int = fcntl.LOCK_EX
 
 
 def _remove(folder: Path) -> None:
-    """Remove the folder, though a worker that has not heard of the end may still write in it."""
-    for _ in range(20):
-        shutil.rmtree(folder, ignore_errors=True)
-        if not folder.exists():
-            return
-        time.sleep(0.1)
+    """Remove the folder, though a worker that has not heard of the end may still write in it.
+
+    The caller has locked it. Once it is gone another run may make one of that name.
+    """
+    with contextlib.suppress(OSError):
+        ours = folder.stat()
+        for _ in range(20):
+            with contextlib.suppress(OSError):
+                _drop(folder)
+                folder.rmdir()
+            if not os.path.samestat(ours, folder.stat()):
+                return
+            time.sleep(0.1)
+
+
+def _drop(folder: Path) -> None:
+    """Remove all that is in the folder; its journal last, which says what the rest is.
+
+    Raises OSError.
+    """
+    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name == JOURNAL_NAME):
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
 
 
 def _empty(folder: Path) -> None:
@@ -367,11 +405,7 @@ def _empty(folder: Path) -> None:
             f"{folder}, where the output would be made, holds {strange[0]!r}, which is not "
             "tileconv's; remove it, or choose another output"
         )
-    for entry in folder.iterdir():
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
+    _drop(folder)
 
 
 def _aside(output: Path) -> Path:
