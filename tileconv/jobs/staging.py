@@ -30,7 +30,7 @@ from tileconv.errors import (
 from tileconv.jobs.journal import NAME as JOURNAL_NAME
 from tileconv.jobs.journal import has_tiles, is_finished, note_bad_input
 from tileconv.jobs.renaming import exchange, rename_if_free, repair
-from tileconv.stores.disk import make_folder, storing, sync_folder
+from tileconv.stores.disk import make_folder, storage_error, storing, sync_folder
 
 NAME_BYTES_MAX = 255 - len("..tileconv")
 """Longest name that leaves room for what a staging folder's name adds, in bytes."""
@@ -61,12 +61,15 @@ class Staging:
         Whether an output that is there is replaced at the commit.
     durable : bool
         Whether the commit must survive a loss of power.
+    needed_bytes : int
+        Most bytes the output takes.
     """
 
     output: Path
     folder: Path
     overwrite: bool
     durable: bool = False
+    needed_bytes: int = 0
 
     def result(self, run: str) -> Path:
         """Where the sink of a run writes; it becomes `output` at the commit.
@@ -76,8 +79,10 @@ class Staging:
         StorageError
             Its folder cannot be made.
         """
-        make_folder(self.folder / run, durable=self.durable)
-        return self.folder / run / "result"
+        folder = self.folder / run
+        with storing(folder, "create", needed_bytes=self.needed_bytes):
+            make_folder(folder, durable=self.durable)
+        return folder / "result"
 
     def commit(self, result: Path) -> None:
         """Give the result its final name, in one atomic step.
@@ -104,10 +109,7 @@ class Staging:
         except FileExistsError:
             raise OutputExistsError(_taken(self.output)) from None
         except OSError as error:
-            raise StorageError(
-                f"cannot move the finished output to {self.output}: {error.strerror}; check the "
-                "disk and run the same command again, or choose another output"
-            ) from None
+            raise storage_error(self.output, error, doing="move the finished output to") from None
 
     def _sync_or_undo(self, result: Path) -> None:
         """Have the new name survive a loss of power, or take it back, so that a run goes on."""
@@ -210,7 +212,7 @@ def stage(
                 for new in (folder, *made):
                     sync_folder(new.parent)
         try:
-            yield Staging(output, folder, overwrite, durable)
+            yield Staging(output, folder, overwrite, durable, needed_bytes)
         except BaseException:
             if not _keeps(folder):
                 _remove(folder)

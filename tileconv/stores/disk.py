@@ -118,13 +118,12 @@ def make_folder(folder: Path, *, root: Path | None = None, durable: bool = False
 
     Raises
     ------
-    StorageError
-        It cannot be made.
+    OSError
+        It cannot be made; the caller knows how much was to be stored in it.
     """
     root = folder.parent if root is None else root
-    with storing(folder, "create"):
-        for inner in reversed([folder, *folder.parents]):
-            if inner != root and inner.is_relative_to(root):
-                inner.mkdir(exist_ok=True)
-                if durable:
-                    sync_folder(inner.parent)
+    for inner in reversed([folder, *folder.parents]):
+        if inner != root and inner.is_relative_to(root):
+            inner.mkdir(exist_ok=True)
+            if durable:
+                sync_folder(inner.parent)

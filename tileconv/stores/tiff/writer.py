@@ -21,7 +21,7 @@ from tileconv.core.buffers import ThreadBuffers
 from tileconv.core.grid import Region
 from tileconv.errors import StorageError
 from tileconv.stores.checksums import checksum, stored_checksum
-from tileconv.stores.disk import make_folder
+from tileconv.stores.disk import make_folder, storing
 from tileconv.stores.layout import Layout
 from tileconv.stores.sink import (
     Receipt,
@@ -107,7 +107,8 @@ class TiffWriter:
         with self._lock:
             if self._part is None:
                 name = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}"
-                make_folder(self._parts, durable=self._durable)
+                with storing(self._parts, "create", needed_bytes=self.layout.max_bytes):
+                    make_folder(self._parts, durable=self._durable)
                 self._part = PartFile(
                     self._parts / name,
                     expected_bytes=self.layout.max_bytes,

@@ -282,19 +282,27 @@ class ZarrSink:
         return self._path / shard_key(self.layout, number)
 
     def _is_whole(self, number: int) -> bool:
-        """Whether a shard is there and as long as its index, which has a checksum, says."""
+        """Whether a shard is there and as long as its index, which has a checksum, says.
+
+        Raises
+        ------
+        StorageError
+            It cannot be looked at.
+        """
         chunk = self.layout.raster.chunk
         assert chunk is not None
-        length = shard_index_bytes(chunk, self.layout.unit)
+        length, place = shard_index_bytes(chunk, self.layout.unit), self._place(number)
         try:
-            handle = os.open(self._place(number), os.O_RDONLY | os.O_CLOEXEC)
+            handle = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 size = os.fstat(handle).st_size
                 table = os.pread(handle, length, max(0, size - length))
             finally:
                 os.close(handle)
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
+        except OSError as error:
+            raise storage_error(place, error, doing="read") from error
         index, value = table[:-4], int.from_bytes(table[-4:], "little")
         if len(table) < length or google_crc32c.value(index) != value:
             return False
