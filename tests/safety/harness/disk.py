@@ -33,6 +33,7 @@ CHANGES = {
 
 SYNCS = {"fsync", "fdatasync"}
 LOOKS = {"open-read", "close", "scandir"}
+"""``"close"`` is of what was open to be written; of other handles it has nothing to fail at."""
 
 
 @dataclass
@@ -86,6 +87,7 @@ class Watched:
         self.root = os.path.abspath(root)
         self.watcher = watcher
         self._handles: dict[int, str] = {}
+        self._written: set[int] = set()
         self._lock = threading.Lock()
         self._replaced: list[tuple[object, str, object]] = []
 
@@ -163,6 +165,7 @@ class Watched:
                 handle = real(path, flags, mode, dir_fd=dir_fd)
                 with self._lock:
                     self._handles[handle] = inside
+                    (self._written.add if changes else self._written.discard)(handle)
                 return handle
 
             return self._pass(Call("open-write" if changes else "open-read", inside, make))
@@ -183,9 +186,10 @@ class Watched:
         def closed(handle):
             with self._lock:
                 inside = self._handles.pop(handle, None)
+                kind = "close" if handle in self._written else "close-read"
             if inside is None:
                 return real(handle)
-            return self._pass(Call("close", inside, lambda: real(handle), handle=handle))
+            return self._pass(Call(kind, inside, lambda: real(handle), handle=handle))
 
         return closed
 

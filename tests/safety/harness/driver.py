@@ -8,6 +8,7 @@ writes what happens to a log, by single appends that a kill cannot take back.
 import contextlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from harness import jobs
 from harness.disk import Call, Watched
+from harness.faults import Fault
 from harness.steps import Stepper
 
 KILLED = -signal.SIGKILL
@@ -76,12 +78,17 @@ def child(order: dict) -> int:
     root = Path(order["job"]["output"]["path"]).parent
     kill = order.get("kill")
     watcher = Killer(**kill) if kill else Stepper()
+    if order.get("fault"):
+        watcher = Fault(root, **order["fault"])
+    if order.get("file_bytes"):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (order["file_bytes"], resource.RLIM_INFINITY))
     with Watched(root, watcher) if order.get("watched", True) else contextlib.nullcontext():
         log.say("start")
         try:
             code = _run(order, log)
         finally:
-            log.say("steps", hits=watcher.hits, strange=watcher.strange)
+            if isinstance(watcher, Stepper):
+                log.say("steps", hits=watcher.hits, strange=watcher.strange)
     return code
 
 
@@ -149,6 +156,8 @@ def serve() -> None:
     import tileconv
 
     jobs.small_tiles()
+    # A kill takes nothing of what was written.
+    os.fsync = os.fdatasync = lambda _: None
     with tempfile.TemporaryDirectory() as folder:  # What is compiled is loaded once.
         import numpy as np
 
