@@ -231,20 +231,35 @@ class ZarrSink:
         return True
 
     def intact(self, receipt: Receipt, check: Callable[[], None]) -> bool:
-        """Whether shards are as they were stored; see `Sink.intact`."""
+        """Whether shards are as they were stored; see `Sink.intact`.
+
+        The run that has stored them need not have been durable: a durable sink sees to theirs.
+        """
         for number, _, length, value in receipt.units.tolist():
+            place = self._place(number)
             try:
-                handle = os.open(self._place(number), os.O_RDONLY | os.O_CLOEXEC)
+                handle = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
                 try:
                     if os.fstat(handle).st_size != length:
                         return False
                     if stored_checksum(handle, 0, length, check) != value:
                         return False
+                    if self._durable:
+                        os.fsync(handle)
                 finally:
                     os.close(handle)
+                if self._durable:
+                    self._sync_names(place)
             except OSError:
                 return False
         return True
+
+    def _sync_names(self, place: Path) -> None:
+        """Have a shard's name, and those of its folders, survive a loss of power."""
+        for folder in place.parents:
+            sync_folder(folder)
+            if folder == self._path:
+                return
 
     def finish(self) -> None:
         """Look at every shard, write the metadata, last, and close.
