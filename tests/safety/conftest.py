@@ -1,5 +1,9 @@
-"""A driver of processes for each pytest process, and small jobs."""
+"""A driver of processes for each pytest process, small jobs, and a small cluster."""
 
+import logging
+
+import distributed
+import numpy as np
 import pytest
 from harness import jobs
 from harness.driver import Driver
@@ -22,8 +26,23 @@ def small_tiles(monkeypatch):
 @pytest.fixture(scope="module")
 def slide(tmp_path_factory):
     """An input of 20 tiles, the last of a row and a column smaller than the others."""
-    import numpy as np
-
     path = tmp_path_factory.mktemp("input") / "in.npy"
     np.save(path, jobs.make_pixels(120, 150))
     return path
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A client of two processes of one thread; those that die are started again."""
+    with (
+        distributed.LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            memory_limit="2GiB",
+            silence_logs=logging.CRITICAL,
+        ) as started,
+        distributed.Client(started, set_as_default=False) as client,
+    ):
+        yield client

@@ -118,7 +118,7 @@ class Watched:
         self._replace(renaming, "_renameat2", self._of_two("renameat2")(renaming._renameat2))
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object):
         for module, name, usual in reversed(self._replaced):
             setattr(module, name, usual)
         self._replaced.clear()

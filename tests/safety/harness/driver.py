@@ -34,25 +34,24 @@ class Killer(Stepper):
 
     def before(self, call):
         if self.step(call) != self._at:
-            return None
+            return
         if self._when == "before":
-            _die()
+            self.die()
         if self._when == "half":
             call.make(call.length // 2)
-            _die()
+            self.die()
         self._doomed = call
-        return None
 
     def after(self, call):
         if call is self._doomed:
-            _die()
+            self.die()
 
     failed = after
 
-
-def _die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(60)
+    def die(self) -> None:
+        """End this process."""
+        os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(60)
 
 
 class Log:

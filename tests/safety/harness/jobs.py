@@ -29,6 +29,13 @@ def expected(pixels: np.ndarray) -> np.ndarray:
 
 def make_job(source: Path, output: Path, **options) -> dict:
     """A job that convolves `source` in tiles of one write unit, once `small_tiles` are made."""
+    run = {
+        "workers": options.get("workers", 2),
+        "memory": options.get("memory", "4GiB"),
+        "durability": options.get("durability", "process"),
+    }
+    if "cluster" in options:
+        run |= {"cluster": options["cluster"], "memory": "500MiB"}
     return {
         "input": {"path": str(source)},
         "kernel": {"weights": options.get("weights", KERNEL)},
@@ -39,11 +46,7 @@ def make_job(source: Path, output: Path, **options) -> dict:
             "compression": options.get("compression", "none"),
             "overwrite": options.get("overwrite", False),
         },
-        "run": {
-            "workers": options.get("workers", 2),
-            "memory": options.get("memory", "4GiB"),
-            "durability": options.get("durability", "process"),
-        },
+        "run": run,
     }
 
 
