@@ -246,3 +246,13 @@ def test_a_kill_after_the_second_step_leaves_no_old_output(tmp_path, no_exchange
     check_output(output, None, overwrite=True)
     assert os.listdir(tmp_path) == ["out"]
     assert read(output) == "new"
+
+
+def test_an_output_that_was_made_since_it_was_looked_for_is_found_at_once(tmp_path):
+    """By a run that held the lock, and has ended."""
+    output = tmp_path / "out"
+    check_output(output, None, overwrite=False)
+    write(output, "the other run's", folder=True)
+    with pytest.raises(OutputExistsError), stage(output, overwrite=False):
+        raise AssertionError("all would be done in vain")
+    assert os.listdir(tmp_path) == ["out"]

@@ -195,6 +195,8 @@ def stage(
     ------
     LockedError
         Another run is writing the same output.
+    OutputExistsError
+        It has just done so, and is not to be replaced.
     StorageError
         The folder cannot be made.
     """
@@ -212,6 +214,8 @@ def stage(
                 for new in (folder, *made):
                     sync_folder(new.parent)
         try:
+            if os.path.lexists(output) and not overwrite:  # Of a run that has just ended.
+                raise OutputExistsError(_taken(output))
             yield Staging(output, folder, overwrite, durable, needed_bytes)
         except BaseException:
             if not _keeps(folder):
@@ -277,7 +281,7 @@ def _clear(output: Path) -> None:
         with contextlib.suppress(LockedError):
             _lock(lock, folder, output)
             if is_finished(folder, output):
-                _remove_aside(output)
+                _delete(_aside(output))
             _remove(folder)
     finally:
         os.close(lock)
@@ -303,15 +307,6 @@ def _is_left_over(folder: Path, output: Path) -> bool:
     with contextlib.suppress(FileNotFoundError):
         return is_finished(folder, output) or not any(folder.iterdir())
     return False
-
-
-def _remove_aside(output: Path) -> None:
-    """Remove the old output, that the new one has taken the name of. Raises OSError."""
-    aside = _aside(output)
-    if aside.is_dir() and not aside.is_symlink():
-        shutil.rmtree(aside)
-    else:
-        aside.unlink(missing_ok=True)
 
 
 def _opened(folder: Path) -> int:
@@ -387,10 +382,15 @@ def _drop(folder: Path) -> None:
     Raises OSError.
     """
     for entry in sorted(folder.iterdir(), key=lambda entry: entry.name == JOURNAL_NAME):
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
+        _delete(entry)
+
+
+def _delete(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it, or nothing. Raises OSError."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _empty(folder: Path) -> None:
