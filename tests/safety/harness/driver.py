@@ -104,6 +104,13 @@ def _run(order: dict, log: Log) -> int:
         from tileconv.__main__ import main
 
         sys.argv = ["tileconv", *order["arguments"]]
+        exit_now = os._exit
+
+        def leave(code: int) -> None:
+            log.say("left", code=code)
+            exit_now(code)
+
+        os._exit = leave
         main()
     import tileconv
     from tileconv.errors import TileconvError
@@ -125,6 +132,10 @@ def _listened(log: Log, order: dict) -> None:
 
     def tile_done(task, tile, usual=TileTask.__call__):
         time.sleep(order.get("tile_s", 0))
+        if "gate" in order:
+            log.say("at the gate")
+        while "gate" in order and not os.path.exists(order["gate"]):
+            time.sleep(0.002)
         result = usual(task, tile)
         log.say("tile", index=tile.index)
         return result
@@ -225,6 +236,12 @@ class Run:
     def finished(self) -> set[int]:
         """Tiles whose data were stored."""
         return {event["index"] for event in self.said("tile")}
+
+    @property
+    def left_at(self) -> float:
+        """When its command line ended, as `time.time` has it."""
+        (left,) = self.said("left")
+        return left["at"]
 
     @property
     def stderr(self) -> str:
