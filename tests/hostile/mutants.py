@@ -143,7 +143,9 @@ def outcome_of(mutant: Path, work: Path, rng: Random) -> Outcome:
     if code in REFUSED:
         # What the user asked for, or allowed, may be the matter: then the file need not be named.
         clean = len(text.splitlines()) == 1 and (code != 3 or str(mutant) in text)
-        found["verdict"] = "refused" if clean and "Traceback" not in text else "FAULT"
+        # What does not fit was allocated before it was looked at.
+        clean &= "Traceback" not in text and "memory" not in text.lower().replace("memory cap", "")
+        found["verdict"] = "refused" if clean else "FAULT"
     elif code != 0:
         found["verdict"] = "FAULT"
         if sign == signal.SIGALRM and _is_large(mutant, said):

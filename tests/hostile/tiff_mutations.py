@@ -185,6 +185,10 @@ def _bomb(rng: Random) -> bytes:
     other = filled.replace(
         "<TiffData", '<TiffData><UUID FileName="/etc/passwd">u</UUID></TiffData><TiffData'
     )
+    modulo = (
+        head + ome + "<StructuredAnnotations><A ID='m' Namespace='/modulo'><Value><M><ModuloAlongT "
+        "Start='0' End='{}' Step='1e-9'/></M></Value></A></StructuredAnnotations></OME>"
+    )
     texts = (
         f"{head}<!DOCTYPE OME [{entities}]>{ome}&x9;</OME>",
         f'{head}<!DOCTYPE OME [<!ENTITY f SYSTEM "file:///etc/passwd">]>{ome}&f;</OME>',
@@ -195,6 +199,7 @@ def _bomb(rng: Random) -> bytes:
         head + ome + other,
         '{"shape": [' + ", ".join(str(n) for n in ints[: rng.randrange(1, 5)]) + "]}",
         '{"shape": [60, 70], "axes": "QQ"}',
+        modulo.format(ints[0]),
         '{"shape": ' + "[" * 100_000,
         "shape=(1000000000,1000000000)",
         "ImageJ=1.11a\nimages=1000000000\nslices=1000000000\nhyperstack=true\n",

@@ -742,6 +742,58 @@ def test_an_input_error_of_the_disk_is_a_bad_segment(path, options, tiled, monke
     refused_or_filled(path, image, [name], f"{name.split(' (')[0]}.*Input/output error")
 
 
+OME = (
+    '<?xml version="1.0" encoding="UTF-8"?>'
+    '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">{}'
+    '<Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint16" '
+    'SizeX="50" SizeY="40" SizeZ="{}" SizeC="1" SizeT="{}">'
+    '<Channel ID="Channel:0:0" SamplesPerPixel="1"/><TiffData IFD="0" PlaneCount="{}"/>'
+    "</Pixels></Image></OME>"
+)
+MODULO = (
+    '<StructuredAnnotations><XMLAnnotation ID="m" Namespace="x/modulo"><Value><Modulo>'
+    '<ModuloAlongT Start="0" End="1" Step="1e-9"/></Modulo></Value></XMLAnnotation>'
+    "</StructuredAnnotations>"
+)
+
+
+@pytest.mark.parametrize(
+    ("description", "match"),
+    [
+        (OME.format("", 1, 10**9, 1), "1000000000 planes in Pixels"),
+        (OME.format("", 10**6, 10**6, 1), "planes in Pixels"),
+        (OME.format("", 1, 1, 10**9), "1000000000 planes in TiffData"),
+        (OME.format("", "&#49;0000000", 1, 1), "10000000 planes in Pixels"),
+        (OME.format(MODULO, 1, 1, 1), "planes in ModuloAlongT"),
+        ("ImageJ=1.11a\nimages=1000000000\nslices=1000000000\n", "describes 1000000000 planes"),
+    ],
+    ids=["sizes", "product", "TiffData", "escaped", "modulo", "ImageJ"],
+)
+def test_descriptions_that_ask_for_millions_of_planes(path, description, match):
+    """tifffile would make a list of them at once."""
+    options = {"description": description, "metadata": None, "compression": "zlib"}
+    tifffile.imwrite(path, pixels((40, 50)), **options)
+    refused(path, match)
+
+
+def test_pages_that_are_not_there_are_bad_but_in_ome(path):
+    description = "ImageJ=1.11a\nimages=3\nslices=3\n"
+    with tifffile.TiffWriter(path) as writer:
+        for seed in range(2):
+            options = {"description": description} if seed == 0 else {}
+            image = pixels((40, 50), seed=seed)
+            writer.write(image, metadata=None, contiguous=False, **options)
+    with pytest.raises(BadChunkError, match="a page the file does not hold"), TiffSource(path):
+        pass
+
+
+def test_a_file_of_an_ndtiff_set_is_refused(path, monkeypatch):
+    """Its index is another file, which names others."""
+    tifffile.imwrite(path, pixels((40, 50)))
+    monkeypatch.setattr(tifffile.TiffFile, "is_ndtiff", True)
+    refused(path, "NDTiff")
+
+
 # ------------------------------------------------------------------- tags
 
 

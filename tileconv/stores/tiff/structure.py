@@ -8,12 +8,14 @@ inside this one) is an error here.
 from __future__ import annotations
 
 import logging
+import math
 import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import tifffile
 
@@ -26,6 +28,9 @@ _LAYOUT_TAGS = {
     *(330, 338, 339, 347, 529, 530, 32997, 32998, 34020, 34022),
 }
 
+
+MAX_PLANES = 1_000_000
+"""Most planes of one image that a description may speak of."""
 
 _BROKEN_CHAIN = re.compile("corrupted tag list|invalid offset to page|invalid page offset|circular")
 
@@ -96,6 +101,15 @@ def choose_level(tif: Any, path: Path, level: int) -> Any:
     InputError
         For an image whose pixels lie in other files, or that tifffile would transform.
     """
+    if tif.is_ome:
+        _refuse_absurd_ome(tif, path)
+    if tif.is_ndtiff:
+        raise InputError(
+            f"{path} is one file of an NDTiff data set, whose index is another; "
+            "save the image as one file first"
+        )
+    # Micro-Manager's own metadata may lead to the other files of a stack; its OME-XML is enough.
+    tif.is_mmstack = False
     _refuse_other_files(tif, path)
     if not tif.series:
         raise InputError(f"{path} holds no image")
@@ -107,6 +121,11 @@ def choose_level(tif: Any, path: Path, level: int) -> Any:
         )
         raise ConfigError(f"{path} has no level {level}; its levels are {sizes}")
     series = levels[level]
+    if not series.is_truncated and len(series) > max(MAX_PLANES, len(tif.pages)):
+        raise InputError(
+            f"{path} describes {len(series)} planes, more than {MAX_PLANES} and than its "
+            f"{len(tif.pages)} pages; write it again"
+        )
     if series.is_multifile:
         raise InputError(f"{path} keeps pixels in other files; save it as one file first")
     if getattr(series, "transform", None) is not None:
@@ -116,11 +135,41 @@ def choose_level(tif: Any, path: Path, level: int) -> Any:
     return series
 
 
+def _refuse_absurd_ome(tif: Any, path: Path) -> None:
+    """OME-XML may ask for any number of planes; tifffile makes a list of them at once."""
+    try:
+        # Entities were refused before.
+        root = ET.fromstring(tif.ome_metadata)  # noqa: S314
+    except ET.ParseError:
+        return
+    page = max(1, tif.pages.first.imagelength * tif.pages.first.imagewidth)
+    for element in root.iter():
+        kind = str(element.tag).rpartition("}")[2]
+        values = dict(element.attrib)
+        if kind == "Pixels":
+            sizes = [int(values.get(f"Size{axis}", 1)) for axis in "XYZCT"]
+            planes = math.prod(sizes) // page
+        elif kind == "TiffData":
+            names = ("PlaneCount", "NumPlanes", "FirstZ", "FirstC", "FirstT")
+            planes = max(int(values.get(name, 0)) for name in names)
+        elif kind.startswith("ModuloAlong") and "Start" in values:
+            start, stop, step = (float(values.get(name, 1)) for name in ("Start", "End", "Step"))
+            planes = int((stop - start) / step)
+        else:
+            continue
+        if planes > MAX_PLANES:
+            raise InputError(
+                f"{path}: its OME-XML describes {planes} planes in {kind}, more than {MAX_PLANES}; "
+                "write it again"
+            )
+
+
 def _refuse_other_files(tif: Any, path: Path) -> None:
     """OME-XML may spread one image over files; only this one is read."""
     if not tif.is_ome or tif.series[0].kind == "ome":
         return
-    names = set(re.findall(r'FileName="([^"]*)"', tif.ome_metadata or "")) - {path.name}
+    found = re.findall(r"""FileName\s*=\s*(?:"([^"]*)"|'([^']*)')""", tif.ome_metadata or "")
+    names = {double or single for double, single in found} - {path.name}
     if names:
         raise InputError(
             f"{path}: its OME-XML keeps pixels in {len(names)} other file(s), the first "
