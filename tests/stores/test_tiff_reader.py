@@ -776,15 +776,21 @@ def test_descriptions_that_ask_for_millions_of_planes(path, description, match):
     refused(path, match)
 
 
-def test_pages_that_are_not_there_are_bad_but_in_ome(path):
+def test_a_stack_with_fewer_pages_than_it_describes(path):
     description = "ImageJ=1.11a\nimages=3\nslices=3\n"
     with tifffile.TiffWriter(path) as writer:
         for seed in range(2):
             options = {"description": description} if seed == 0 else {}
             image = pixels((40, 50), seed=seed)
-            writer.write(image, metadata=None, contiguous=False, **options)
-    with pytest.raises(BadChunkError, match="a page the file does not hold"), TiffSource(path):
-        pass
+            writer.write(image, metadata=None, compression="zlib", **options)
+    refused(path, "its pages hold 2 planes")
+
+
+def test_an_imagej_stack_that_is_cut_short(path):
+    """One page describes it; without the rest it would be that page alone."""
+    tifffile.imwrite(path, pixels((5, 40, 50)), imagej=True)
+    os.truncate(path, path.stat().st_size - 5000)
+    refused(path, "ImageJ series metadata invalid or corrupted")
 
 
 def test_a_file_of_an_ndtiff_set_is_refused(path, monkeypatch):

@@ -142,10 +142,6 @@ def _image_of(tif: Any, series: Any, path: Path, size: int) -> TiffImage:
     else:
         pages = list(series)
         geometry, table = _listed_segments(pages, keyframe, path, size, raw=raw)
-        if series.kind != "ome":
-            # OME-XML alone may have planes that were never written.
-            lacking = [number for number, page in enumerate(pages) if page is None]
-            table.counts[lacking] = SegmentTable.UNLISTED
     shape, dims = _axes(series, geometry, len(pages), path)
     decode = _decoder(keyframe, geometry, path)
     name = str(getattr(keyframe.compression, "name", keyframe.compression)).lower()

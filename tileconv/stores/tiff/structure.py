@@ -32,7 +32,9 @@ _LAYOUT_TAGS = {
 MAX_PLANES = 1_000_000
 """Most planes of one image that a description may speak of."""
 
-_BROKEN_CHAIN = re.compile("corrupted tag list|invalid offset to page|invalid page offset|circular")
+_BROKEN = re.compile(
+    "corrupted tag list|invalid offset to page|invalid page offset|circular|corrupted file"
+)
 
 
 class _Records(logging.Handler):
@@ -52,7 +54,7 @@ class _Records(logging.Handler):
             return
         message = record.getMessage()
         tag = re.search(r"TiffTag (\d+) ", message)
-        if (tag and int(tag[1]) in _LAYOUT_TAGS) or _BROKEN_CHAIN.search(message):
+        if (tag and int(tag[1]) in _LAYOUT_TAGS) or _BROKEN.search(message):
             self.errors.append(message)
 
 
