@@ -36,7 +36,6 @@ def test_mutants_are_refused_or_read_right(start):
         for fault in found["faults"]
     ]
     assert not told, "\n".join(told)
-    assert found["slowest_s"] < 10
     # They are neither all refused nor all as good as new, and nearly all can be judged.
     assert found["counts"]["equal"] > count // 10
     assert found["counts"]["refused"] > count // 10

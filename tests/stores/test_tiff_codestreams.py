@@ -84,6 +84,12 @@ def test_a_jpeg_with_bytes_between_its_segments():
     data = encoded("jpeg8", np.zeros((16, 16), np.uint8))
     at = data.index(b"\xff\xdb")
     assert "row of segments" in (codestream_fault(7, data[:at] + b"\0\0" + data[at:]) or "")
+    at = data.index(b"\xff\xda")
+    at += data[at + 3]
+    assert data[at] == 63
+    assert "coefficients" in (codestream_fault(7, data[:at] + b"\1" + data[at + 1 :]) or "")
+    # Some encoders leave it out, and mean all.
+    assert codestream_fault(7, data[:at] + b"\0" + data[at + 1 :]) is None
     assert "no end" in (codestream_fault(7, data[:-2]) or "")
 
 

@@ -788,7 +788,7 @@ def test_a_stack_with_fewer_pages_than_it_describes(path):
 
 def test_an_imagej_stack_that_is_cut_short(path):
     """One page describes it; without the rest it would be that page alone."""
-    tifffile.imwrite(path, pixels((5, 40, 50)), imagej=True)
+    tifffile.imwrite(path, pixels((5, 40, 50)), imagej=True, truncate=True)
     os.truncate(path, path.stat().st_size - 5000)
     refused(path, "ImageJ series metadata invalid or corrupted")
 

@@ -26,6 +26,9 @@ SIZED = JPEG | JPEG2000 | PNG | WEBP | LERC | JPEG_XR | JPEG_XL
 
 _END_OF_IMAGE = b"\xff\xd9"
 _SCAN = 0xDA
+_SEQUENTIAL = {0xC0, 0xC1}
+# Of a scan that is sequential; old encoders leave the 63 out, and mean it.
+_ALL_COEFFICIENTS = (b"\x00\x3f\x00", b"\x00\x00\x00")
 _START_OF_SCAN = b"\xff\xda"
 
 
@@ -74,9 +77,13 @@ def codestream_fault(code: int, data: bytes) -> str | None:
     if code in JPEG:
         if data.rfind(_END_OF_IMAGE) < data.rfind(_START_OF_SCAN):
             return "is cut off: its JPEG has no end"
-        markers = [marker for marker, _ in _segments(data)]
-        if not markers or markers[-1] != _SCAN:
+        segments = dict(_segments(data))
+        if _SCAN not in segments:
             return "is no JPEG: what comes before its coded data is not a row of segments"
+        scan = segments[_SCAN]
+        end = scan + 2 + int.from_bytes(data[scan + 2 : scan + 4], "big")
+        if _SEQUENTIAL & segments.keys() and data[end - 3 : end] not in _ALL_COEFFICIENTS:
+            return "is no JPEG: its scan has not all of the coefficients that it should have"
     if code in JPEG2000 and _END_OF_IMAGE not in data:
         return "is cut off: its JPEG 2000 has no end"
     return None
