@@ -567,6 +567,26 @@ def test_an_absurd_number_of_chunks_is_refused(tmp_path):
         ZarrSource(tmp_path / "a")
 
 
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("attributes", [5, True, "text", [1]], ids=repr)
+def test_attributes_that_are_no_object_say_nothing(tmp_path, attributes, version):
+    array = pixels((20, 20))
+    make(tmp_path / "a", array, zarr_format=version)
+    name = "zarr.json" if version == 3 else ".zattrs"
+    metadata = json.loads((tmp_path / "a" / name).read_text())
+    document = metadata | {"attributes": attributes} if version == 3 else attributes
+    (tmp_path / "a" / name).write_text(json.dumps(document))
+    assert_reads(ZarrSource(tmp_path / "a"), array)
+
+
+def test_an_array_in_a_zip_is_read_like_any_other(tmp_path):
+    array = pixels((20, 30))
+    with zarr.storage.ZipStore(tmp_path / "a.zip", mode="w") as store:
+        zarr.create_array(store=store, data=array, chunks=(5, 10), shards=(10, 20))
+    with zarr.storage.ZipStore(tmp_path / "a.zip", mode="r") as store:
+        assert_reads(ZarrSource(zarr.open_array(store, mode="r")), array)
+
+
 @pytest.mark.parametrize(
     "text",
     [

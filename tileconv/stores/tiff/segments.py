@@ -207,12 +207,12 @@ class SegmentReader:
 
     def _encoded(self, page: int, *run: int) -> bytes:
         """Bytes of segments that lie one behind the other."""
-        total = 0
+        total, most = 0, self._most_encoded
         for index in run:
             count = self._range(page, index)[1]
-            if count > self._most_encoded:
+            if count > most:
                 raise self._error(
-                    page, index, f"has more than the {self._most_encoded} bytes its pixels can take"
+                    page, index, f"has more than the {most} bytes its pixels can take"
                 )
             total += count
         return self._pread(page, run[0], self._range(page, run[0])[0], total)

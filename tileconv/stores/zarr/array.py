@@ -162,7 +162,7 @@ def _attributes(node: zarr.Array[Any] | zarr.Group) -> dict[str, Any]:
     """A node's attributes; none where the metadata have something else in their place."""
     try:
         return dict(node.attrs)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, LookupError):
         return {}
 
 

@@ -162,7 +162,10 @@ class ChunkLoader:
             raise InputError(f"{self.name(coords)} does not fit in memory") from error
         except OSError as error:
             reason = error.strerror or error
-            raise BadChunkError(f"{self.name(coords)}{where} cannot be read: {reason}") from error
+            raise BadChunkError(
+                f"{self.name(coords)}{where} cannot be read: {reason}; "
+                "check its permissions, or restore it from its source"
+            ) from error
         except Exception as error:
             # A codec raises what it likes about bytes it does not like.
             raise BadChunkError(
