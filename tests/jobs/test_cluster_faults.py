@@ -11,7 +11,9 @@ import tifffile
 import zarr
 
 import tileconv
+from tileconv.core.processor import this_processor
 from tileconv.errors import ClusterError, ConfigError, InputError, MemoryCapError
+from tileconv.jobs.cluster.backend import ClusterBackend
 from tileconv.jobs.cluster.executor import ClusterExecutor
 from tileconv.jobs.cluster.worker import HeldTask, Surroundings
 from tileconv.jobs.progress import Listener
@@ -88,6 +90,32 @@ def test_another_input_under_the_same_name_is_refused(slide, tmp_path, cluster):
     assert os.listdir(tmp_path) == ["in.tif"]
 
 
+def test_a_stale_copy_of_the_input_is_refused(slide, tmp_path, cluster):
+    """Of the same shape; only its length tells."""
+
+    def replace():
+        slide.unlink()
+        pixels = np.zeros((310, 380), np.uint8)
+        tifffile.imwrite(slide, pixels, tile=(64, 64), compression="deflate")
+
+    says = r"worker \S+:\d+ sees another file size as the input, \d+, than the client, \d+; put"
+    fails(ClusterError, says, cluster, slide, tmp_path / "out.zarr", listener=Ear(replace))
+    assert os.listdir(tmp_path) == ["in.tif"]
+
+
+def test_other_processors_are_refused_where_last_bits_depend_on_them(
+    slide, tmp_path, cluster, monkeypatch
+):
+    mine = this_processor()._replace(vector_bytes=8)
+    monkeypatch.setattr("tileconv.jobs.cluster.worker.this_processor", lambda: mine)
+    says = r"worker \S+:\d+ computes with vectors of \d+ bytes, the client with 8, and last bits"
+    options = {"convolution": {"method": "fft"}}
+    fails(ClusterError, says, cluster, slide, tmp_path / "out.tif", **options)
+    assert os.listdir(tmp_path) == ["in.tif"]
+    cluster.run(slide, tmp_path / "out.tif", convolution={"method": "direct"})
+    same_as_threads(slide, tmp_path / "out.tif")
+
+
 def test_a_folder_that_workers_do_not_see_is_refused(slide, tmp_path, cluster, monkeypatch):
     monkeypatch.setattr("tileconv.jobs.cluster.backend.TOKEN_NAME", "workers-do-not-look-for-this")
     says = rf"worker \S+:\d+ does not see the folder {tmp_path}/\.out\.tif\.tileconv"
@@ -154,6 +182,28 @@ def test_a_corrupt_chunk_is_named_and_repairing_it_resumes(slide, tmp_path, clus
     report = cluster.run(slide, tmp_path / "out.tif")
     assert 0 < report.resumed_tiles < report.tiles == len(report.plan.grid)
     same_as_threads(slide, tmp_path / "out.tif")
+
+
+def test_what_others_have_begun_when_a_tile_fails_is_kept(tmp_path, cluster, monkeypatch):
+    """The first tile fails as soon as it can; the other worker is in the midst of another then."""
+    source, output = tmp_path / "in.npy", tmp_path / "out.tif"
+    pixels = np.ones((300, 310), np.float32)
+    np.save(source, pixels)
+    before = source.stat()
+    pixels[10, 10] = np.nan
+    np.save(source, pixels)
+    os.utime(source, ns=(before.st_atime_ns, before.st_mtime_ns))
+    cluster.settle(2)
+    monkeypatch.setattr(ClusterBackend, "batch_s", 0)
+    options = {"output": {"dtype": "uint8"}, "weights": np.ones((1, 1))}
+    with cluster.slow(0.3):
+        fails(InputError, "NaN in tile 0, ", cluster, source, output, **options)
+    np.save(source, np.ones_like(pixels))
+    os.utime(source, ns=(before.st_atime_ns, before.st_mtime_ns))
+    report = cluster.run(source, output, **options)
+    # Not more either: what nobody had begun was dropped.
+    assert 1 <= report.resumed_tiles <= 6
+    assert np.array_equal(tifffile.imread(output), np.ones((300, 310)))
 
 
 def test_nan_into_integers_is_an_error_of_the_input(tmp_path, cluster):
@@ -315,6 +365,31 @@ def test_workers_that_all_leave_end_the_run_in_bounded_time(slide, tmp_path, ela
         listener = Ear(leave, tiles=3)
         fails(ClusterError, "no worker", elastic, slide, tmp_path / "out.tif", listener=listener)
     assert listener.tiles is None, "it has failed before they left"
+
+
+def test_a_local_worker_that_dask_has_given_up_is_started_again(slide, tmp_path, monkeypatch):
+    monkeypatch.setattr("tileconv.jobs.cluster.watch.LOOK_S", 0.2)
+    monkeypatch.setattr("tileconv.jobs.executors._LOOK_S", 0.2)
+    usual, clusters = distributed.LocalCluster, []
+
+    def noted(**options):
+        clusters.append(usual(**options))
+        return clusters[0]
+
+    async def give_up():
+        await clusters[0].workers.pop(0).close()
+
+    monkeypatch.setattr(distributed, "LocalCluster", noted)
+    listener = Ear(lambda: clusters[0].sync(give_up))
+    job = {
+        "input": {"path": str(slide)},
+        "kernel": {"weights": [[1.0, 2, 0], [0, -1, 3]]},
+        "output": {"path": str(tmp_path / "out.tif"), "tile": 64},
+        "run": {"cluster": "local:1", "memory": "400MiB"},
+    }
+    report = tileconv.run(job, listener=listener)
+    assert report.tiles == len(report.plan.grid)
+    same_as_threads(slide, tmp_path / "out.tif")
 
 
 def test_an_adaptive_cluster_grows_for_a_run(slide, tmp_path, elastic):
