@@ -230,8 +230,9 @@ def scheduler_lost(client: distributed.Client) -> Iterator[None]:
     try:
         yield
     except LOST as error:
+        told = " ".join(str(error).split()) or type(error).__name__
         raise ClusterError(
-            f"the scheduler at {address} does not answer: {error or type(error).__name__}; "
+            f"the scheduler at {address} does not answer: {told}; "
             "see its log, and run the same command again"
         ) from None
 
