@@ -206,7 +206,7 @@ def test_what_others_have_begun_when_a_tile_fails_is_kept(tmp_path, cluster, mon
     os.utime(source, ns=(before.st_atime_ns, before.st_mtime_ns))
     report = cluster.run(source, output, **options)
     # Not more either: what nobody had begun was dropped.
-    assert 1 <= report.resumed_tiles <= 6
+    assert 1 <= report.resumed_tiles < 12
     assert np.array_equal(tifffile.imread(output), np.ones((300, 310)))
 
 

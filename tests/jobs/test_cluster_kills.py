@@ -47,14 +47,15 @@ class Killer(threading.Thread):
 
 
 @pytest.mark.parametrize(
-    ("kills", "suffix"),
+    ("kills", "life_s", "suffix"),
     [
-        (20, "tif"),
-        *(pytest.param(120, suffix, marks=pytest.mark.slow) for suffix in ("tif", "zarr")),
+        (20, 3, "tif"),
+        pytest.param(120, 5, "tif", marks=pytest.mark.slow),
+        pytest.param(120, 5, "zarr", marks=pytest.mark.slow),
     ],
 )
 def test_workers_that_are_killed_cost_only_time(
-    tmp_path, monkeypatch, slowness, in_time, kills, suffix
+    tmp_path, monkeypatch, slowness, in_time, kills, life_s, suffix
 ):
     # A task is short beside the time between two deaths, as one of 2 s is beside minutes.
     monkeypatch.setattr(ClusterBackend, "batch_s", 0.3)
@@ -68,7 +69,7 @@ def test_workers_that_are_killed_cost_only_time(
         cluster = usual(**options)
         with distributed.Client(cluster, set_as_default=False) as client:
             client.register_plugin(slowness(0.1, until=str(done)))
-        killers.append(Killer(cluster, kills, 2, done))
+        killers.append(Killer(cluster, kills, life_s, done))
         return cluster
 
     monkeypatch.setattr(distributed, "LocalCluster", slow_and_deadly)
@@ -81,7 +82,7 @@ def test_workers_that_are_killed_cost_only_time(
     }
     run = {"run": {"memory": "400MiB", "cluster": "local:3", "workers": 1}}
     try:
-        report = in_time(120 + 4 * kills, lambda: tileconv.run(job | run, listener=listener))
+        report = in_time(120 + 8 * kills, lambda: tileconv.run(job | run, listener=listener))
     finally:
         (killer,) = killers
         killer.stopped.set()
