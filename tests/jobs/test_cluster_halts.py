@@ -131,6 +131,15 @@ def test_a_worker_that_has_halted_before_the_run_is_replaced(slide, want, tmp_pa
     assert np.array_equal(tifffile.imread(tmp_path / "out.tif"), want)
 
 
+def test_a_worker_that_halts_while_all_open_the_input_is_replaced(slide, want, tmp_path, cluster):
+    cluster.settle(2)
+    pid = next(iter(cluster.client.run(os.getpid).values()))
+    listener = Listener()
+    listener.started = lambda _: halt(pid)
+    cluster.run(slide, tmp_path / "out.tif", listener=listener)
+    assert np.array_equal(tifffile.imread(tmp_path / "out.tif"), want)
+
+
 def test_a_scheduler_that_halts_ends_the_run(slide, tmp_path, remote, monkeypatch):
     monkeypatch.setattr(watch, "ANSWER_S", 2.0)
     with remote() as (cluster, scheduler, _):

@@ -11,6 +11,7 @@ from pkgutil import resolve_name
 from typing import Any
 
 import distributed
+from distributed.comm import CommClosedError
 from distributed.protocol.pickle import dumps
 
 from tileconv import __version__
@@ -207,5 +208,9 @@ class ClusterBackend:
             return await asked
 
         found = self._watch.wait(answers, "get ready")
-        there = self._watch.look()
-        return {address: result for address, result in found.items() if address in there}
+        there = self._watch.look(anew=True)
+        return {
+            address: result
+            for address, result in found.items()
+            if address in there and not isinstance(result, CommClosedError)
+        }

@@ -105,8 +105,13 @@ class Watch:
         self._looked = float("-inf")
         self._worked = self.clock = 0.0
 
-    def look(self) -> dict[str, int]:
+    def look(self, *, anew: bool = False) -> dict[str, int]:
         """Threads of each worker that runs, not of those that dask has halted.
+
+        Parameters
+        ----------
+        anew : bool
+            Whether what was seen `LOOK_S` ago, or less, will not do.
 
         Raises
         ------
@@ -114,7 +119,7 @@ class Watch:
             The scheduler does not answer, or there has been no such worker for `WAIT_S`.
         """
         now = time.monotonic()
-        if now - self._looked > max(LOOK_S, _LOOK_EACH_S * len(self._pulses)):
+        if anew or now - self._looked > max(LOOK_S, _LOOK_EACH_S * len(self._pulses)):
             self.clock += min(now - self._looked, _STRIDE_S)
             with scheduler_lost(self._client):
                 told = self._client.sync(self._client.scheduler.identity, callback_timeout=ANSWER_S)
