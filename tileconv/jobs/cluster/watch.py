@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -118,9 +119,9 @@ class Watch:
         ClusterError
             The scheduler does not answer, or there has been no such worker for `WAIT_S`.
         """
-        now = time.monotonic()
-        if anew or now - self._looked > max(LOOK_S, _LOOK_EACH_S * len(self._pulses)):
-            self.clock += min(now - self._looked, _STRIDE_S)
+        passed = time.monotonic() - self._looked
+        if anew or passed > max(LOOK_S, _LOOK_EACH_S * len(self._pulses)):
+            self.clock += min(passed, _STRIDE_S) if math.isfinite(passed) else 0.0
             with scheduler_lost(self._client):
                 told = self._client.sync(self._client.scheduler.identity, callback_timeout=ANSWER_S)
             self._looked = time.monotonic()
