@@ -22,7 +22,7 @@ from typing import NoReturn
 
 from tileconv.ending import last_line, leave
 
-GRACE_S = 8.0
+GRACE_S = 7.0
 """What tiles in flight may take before they are dropped; a run has ended 10 s after a signal."""
 
 ADVICE = "the same command again goes on"

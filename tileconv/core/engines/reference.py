@@ -12,9 +12,9 @@ from tileconv.core.grid import Shape
 from tileconv.core.kernels import Kernel
 from tileconv.core.pixels import CHAINED_TAPS, Cast, CastCounts
 
-CALL_PRODUCTS = 1 << 28
-"""Products of one call: scipy.signal holds the interpreter's lock for about a second then,
-and nobody else, a signal neither, gets a turn."""
+CALL_PRODUCTS = 1 << 22
+"""Products of one call: scipy.signal holds the interpreter's lock for about 0.05 s then, and
+nobody else, a signal neither, gets a turn."""
 
 _WIDER = {
     np.dtype(narrow): np.dtype(wide)
