@@ -159,6 +159,7 @@ WRONG = {
     "configs": (("run", "good.toml", "typo.toml"), 2, "typo.toml"),
     "kernels": (("run", "good.toml", "odd.toml"), 2, "odd.toml: unknown kernel 'bix'"),
     "outputs": (("run", "good.toml", "same.toml"), 2, "is that of good.toml"),
+    "twice": (("run", "good.toml", "good.toml"), 2, "is that of good.toml"),
     "large port": (
         ("plan", "slide.tif", "o.tif", *GAUSS, "--cluster", "tcp://h:70000"),
         2,

@@ -332,9 +332,10 @@ def _check_together(jobs: list[tuple[str, Job]]) -> None:
         with _naming(config):
             check_output_name(job)
             job.make_operation()
-            other = taken.setdefault(job.output_path.absolute(), config)
-            if other != config and not job.output.overwrite:
-                raise ConfigError(f"output {job.output_path} is that of {other}; choose another")
+            output = job.output_path.absolute()
+            if output in taken and not job.output.overwrite:
+                raise ConfigError(f"output {output} is that of {taken[output]}; choose another")
+            taken[output] = config
 
 
 @contextlib.contextmanager
