@@ -30,7 +30,7 @@ import hashlib, sys
 from tileconv import ending, stopping
 stopping.GRACE_S = float(sys.argv[1])
 stopping.listen()
-stopping.over()
+stopping.hold()
 print("listening", flush=True)
 {BUSY}
 """
@@ -97,7 +97,7 @@ try:
     stopping.check()
 except stopping.Stopped as stop:
     print(stop, stop.exit_code)
-stopping.over()
+stopping.hold()
 os.kill(os.getpid(), signal.SIGINT)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -42,11 +42,11 @@ def _run_command() -> None:
 
         cli.main(prog_name="tileconv", standalone_mode=False)
     except BaseException:
-        stopping.over()
+        stopping.hold()
         # Whatever its exception has become on its way here.
         stopping.check()
         raise
-    stopping.over()
+    stopping.hold()
 
 
 def _silence_libraries() -> None:

@@ -308,12 +308,13 @@ def _run_jobs(jobs: list[tuple[str, Job]], options: dict[str, Any]) -> None:
     told: Listener = Listener()
     if not options["quiet"]:
         told = BarProgress() if sys.stderr.isatty() else PlainProgress()
-    told.each_tile = stopping.check
+    told.each_tile, told.committing = stopping.check, stopping.hold
     reports = []
     if len(jobs) > 1:
         _check_together(jobs)
     try:
         for config, job in jobs:
+            stopping.release()
             with _naming(config):
                 report = run_job(job, restart=options["restart"], listener=told)
                 reports.append(report.as_dict())

@@ -72,9 +72,15 @@ def check() -> None:
         raise Stopped(_Record.number)
 
 
-def over() -> None:
-    """Nothing is left that could be stopped: signals are recorded, and no longer raised."""
+def hold() -> None:
+    """Nothing is left that could be stopped: signals are recorded, and not raised."""
     _Record.raising = False
+
+
+def release() -> None:
+    """Something is begun that can be stopped: raise signals again, also one that came meanwhile."""
+    _Record.raising = True
+    check()
 
 
 def _stop(number: int, _: FrameType | None) -> None:

@@ -189,9 +189,15 @@ def unremoved(monkeypatch):
     monkeypatch.setattr("tileconv.jobs.staging._remove", lambda _: None)
 
 
+def killed_over_its_end(job, monkeypatch):
+    with monkeypatch.context() as patched:
+        unremoved(patched)
+        tileconv.run(job)
+
+
 @pytest.mark.parametrize("name", READERS)
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_a_kill_after_the_commit_leaves_a_finished_run(
+def test_a_run_that_was_killed_over_its_end_is_done(
     tmp_path, job, pixels, name, overwrite, monkeypatch
 ):
     """What is staged then may be the old output, with a record that says all is done."""
@@ -199,18 +205,32 @@ def test_a_kill_after_the_commit_leaves_a_finished_run(
     if overwrite:
         tileconv.run({**job, "kernel": {"weights": [[2.0]]}})
         job["output"]["overwrite"] = True
-    with monkeypatch.context() as patched:
-        unremoved(patched)
-        tileconv.run(job)
+    killed_over_its_end(job, monkeypatch)
     assert (tmp_path / f".{name}.tileconv").exists()
-    if overwrite:
+    ear = StopAfter(0)
+    report = tileconv.run(job, listener=ear)
+    assert ear.found == report.tiles == len(report.plan.grid)
+    np.testing.assert_allclose(READERS[name](tmp_path / name), expected(pixels), rtol=1e-5)
+    assert sorted(os.listdir(tmp_path)) == ["in.npy", name]
+
+
+@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("how", ["other", "replaced", "restarted"])
+def test_another_run_does_not_take_it_for_its_own(tmp_path, job, pixels, name, how, monkeypatch):
+    job["output"] = {"path": str(tmp_path / name), "tile": 64, "compression": "none"}
+    killed_over_its_end(job, monkeypatch)
+    other = {**job, "convolution": {"boundary": "wrap"}}
+    if how == "replaced":
+        other["output"] = {**job["output"], "overwrite": True}
         ear = StopAfter()
-        tileconv.run(job, listener=ear)
-        assert ear.found == 0, "it takes the old output for what it has done"
+        tileconv.run(other, listener=ear)
+        assert ear.found == 0
+        right = convolve(pixels.astype(float), np.array(KERNEL), mode="wrap", origin=-1)
     else:
         with pytest.raises(OutputExistsError, match="exists"):
-            tileconv.run(job)
-    np.testing.assert_allclose(READERS[name](tmp_path / name), expected(pixels), rtol=1e-5)
+            tileconv.run(other if how == "other" else job, restart=how == "restarted")
+        right = expected(pixels)
+    np.testing.assert_allclose(READERS[name](tmp_path / name), right, rtol=1e-5)
     assert sorted(os.listdir(tmp_path)) == ["in.npy", name]
 
 

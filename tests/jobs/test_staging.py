@@ -243,7 +243,8 @@ def test_a_kill_after_the_second_step_leaves_no_old_output(tmp_path, no_exchange
         patched.setattr(Path, "rename", killed)
         staging.commit(staging.result(RUN))
     assert sorted(os.listdir(tmp_path)) == [".out.old", ".out.tileconv", "out"]
-    check_output(output, None, overwrite=True)
+    with stage(output, overwrite=True) as staging:
+        assert staging.is_done({})
     assert os.listdir(tmp_path) == ["out"]
     assert read(output) == "new"
 

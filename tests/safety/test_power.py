@@ -16,8 +16,8 @@ from harness.power import Power, journal_moments
 
 import tileconv
 import tileconv.jobs.run as run_module
-from tileconv.jobs.journal import has_tiles
 from tileconv.jobs import journal
+from tileconv.jobs.journal import has_tiles
 
 pytestmark = pytest.mark.usefixtures("small_tiles", "no_syncs")
 

@@ -14,7 +14,7 @@ from itertools import count
 import numpy as np
 import pytest
 from harness.driver import KILLED
-from harness.jobs import NAMES, expected, go_on, make_job, make_pixels, read
+from harness.jobs import expected, go_on, make_job, make_pixels, read
 
 from tileconv.errors import OutputExistsError
 

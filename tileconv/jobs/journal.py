@@ -232,6 +232,11 @@ def has_tiles(folder: Path) -> bool:
     return any("part" in frame.text for frame in frames_in(folder / NAME))
 
 
+def settings_in(folder: Path) -> Settings | None:
+    """The settings of the run of a staging folder, if there is one."""
+    return next((frame.text["settings"] for frame in frames_in(folder / NAME)), None)
+
+
 def is_finished(folder: Path, output: Path) -> bool:
     """Whether the run of a staging folder has given its result the final name already."""
     said = [

@@ -24,9 +24,12 @@ class Listener:
     ----------
     each_tile : callable
         Called after each batch of tiles, before the commit; may raise to stop the run.
+    committing : callable
+        Called before the output takes its name: it is too late to stop the run.
     """
 
     each_tile: Callable[[], None] = staticmethod(lambda: None)
+    committing: Callable[[], None] = staticmethod(lambda: None)
 
     def started(self, plan: Plan) -> None:
         """The plan is made; the first tile comes next."""

@@ -19,8 +19,8 @@ from tileconv.jobs.opening import check_disk, check_names, open_input
 from tileconv.jobs.plan import Plan, make_plan, plan_on
 from tileconv.jobs.progress import Listener
 from tileconv.jobs.report import Report
-from tileconv.jobs.resuming import StoredCheck, believed_tiles, withdraw
-from tileconv.jobs.staging import noting_bad_input, stage
+from tileconv.jobs.resuming import StoredCheck, believed_tiles, count_tiles, withdraw
+from tileconv.jobs.staging import Staging, noting_bad_input, stage
 from tileconv.jobs.tile_task import TileTask
 from tileconv.jobs.work import Work, resolve
 from tileconv.stores.formats import open_sink
@@ -127,39 +127,18 @@ def execute(  # noqa: PLR0913 - each is said by name
         needed_bytes=plan.work.layout.max_bytes,
     ) as staging:
         settings = settings_of(plan.work, source)
+        is_done = staging.is_done(settings)
         journal = Journal(staging.folder, settings, plan.grid, durable=durable)
         # On the tiles of the run that is gone on with, whatever this one would have chosen.
-        plan = plan_on(plan, journal.grid)
-        report = Report(plan, str(output), source.absent.chunks)
-        result_path = staging.result(journal.run)
-        sink = open_sink(plan.work.layout, result_path, resume=journal.resumed, durable=durable)
-        with contextlib.closing(sink), journal:
-            done = believed_tiles(journal, source, sink, report, listener)
-            check_disk(report, output, listener, parts=not backend.in_process)
-            listener.started(plan)
+        report = Report(plan_on(plan, journal.grid), str(output), source.absent.chunks)
+        if is_done:
+            count_tiles(journal, report)
             listener.resumed(report)
-
-            def heard(result: BatchResult) -> None:
-                journal.add(result)
-                done.set(result.indices)
-                report.add(result)
-                listener.advanced(report)
-                listener.each_tile()
-
-            def convolve_rest() -> None:
-                convolve_tiles(
-                    plan, source, sink, done, backend=backend, folder=staging.folder, heard=heard
-                )
-
-            with StoredCheck(journal, sink) as stored:
-                convolve_rest()
-                lost = stored.lost(listener.each_tile)
-            if lost:
-                withdraw(journal, done, report, lost, listener)
-                convolve_rest()
-            sink.finish()
-        journal.committing(result_path)
-        staging.commit(result_path)
+        else:
+            result = fill(staging, journal, report, source, backend, listener)
+            listener.committing()
+            journal.committing(result)
+            staging.commit(result)
     # A config's folder leaves detours in the name: configs/../out.
     tidy = Path(os.path.normpath(output))
     if tidy.exists() and tidy.samefile(output):
@@ -167,6 +146,62 @@ def execute(  # noqa: PLR0913 - each is said by name
     report.close()
     listener.finished(report)
     return report
+
+
+def fill(
+    staging: Staging,
+    journal: Journal,
+    report: Report,
+    source: Source,
+    backend: Backend,
+    listener: Listener,
+) -> Path:
+    """Make a staged output whole: every tile that is not done, whatever the run before has left.
+
+    Parameters
+    ----------
+    staging : Staging
+    journal : Journal
+        Of its folder.
+    report : Report
+        Of the plan; counts what is done.
+    source, backend
+        What the plan was made for.
+    listener : Listener
+
+    Returns
+    -------
+    Path
+        The output, which has yet to take its name.
+    """
+    plan, path = report.plan, staging.result(journal.run)
+    sink = open_sink(plan.work.layout, path, resume=journal.resumed, durable=staging.durable)
+    with contextlib.closing(sink), journal:
+        done = believed_tiles(journal, source, sink, report, listener)
+        check_disk(report, staging.output, listener, parts=not backend.in_process)
+        listener.started(plan)
+        listener.resumed(report)
+
+        def heard(result: BatchResult) -> None:
+            journal.add(result)
+            done.set(result.indices)
+            report.add(result)
+            listener.advanced(report)
+            listener.each_tile()
+
+        def convolve_rest() -> None:
+            convolve_tiles(
+                plan, source, sink, done, backend=backend, folder=staging.folder, heard=heard
+            )
+
+        with StoredCheck(journal, sink) as stored:
+            convolve_rest()
+            lost = stored.lost(listener.each_tile)
+        if lost:
+            withdraw(journal, done, report, lost, listener)
+            convolve_rest()
+        sink.finish()
+    return path
 
 
 def convolve_tiles(  # noqa: PLR0913 - the architecture's one sentence, word by word

@@ -9,8 +9,6 @@ ends before that leaves the folder, with the record of what it has done, to the 
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import hashlib
 import os
 import re
@@ -28,7 +26,14 @@ from tileconv.errors import (
     StorageError,
 )
 from tileconv.jobs.journal import NAME as JOURNAL_NAME
-from tileconv.jobs.journal import has_tiles, is_finished, note_bad_input
+from tileconv.jobs.journal import (
+    Settings,
+    has_tiles,
+    is_finished,
+    note_bad_input,
+    settings_in,
+)
+from tileconv.jobs.locking import locked, make_locked
 from tileconv.jobs.renaming import exchange, rename_if_free, repair
 from tileconv.stores.disk import make_folder, storage_error, storing, sync_folder
 
@@ -41,10 +46,6 @@ TOKEN_NAME = "workers-look-for-this"  # noqa: S105 - a file's name
 _OURS = re.compile(rf"{JOURNAL_NAME}(\.new)?|{TOKEN_NAME}.*|[0-9a-f]{{16}}")
 """Names of what a run makes in its staging folder: the journal, what a cluster's workers look
 for, and a folder for the result of each run."""
-
-_TRIES, _TRY_S = 20, 0.01
-"""How often, and how many seconds after another, a folder is made and locked that others remove
-or look at in between."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,28 @@ class Staging:
         with storing(folder, "create", needed_bytes=self.needed_bytes):
             make_folder(folder, durable=self.durable)
         return folder / "result"
+
+    def is_done(self, settings: Settings) -> bool:
+        """Whether the output is there already: made by this very run, killed over its end.
+
+        What another run has left over so is dropped.
+
+        Raises
+        ------
+        OutputExistsError
+            Another run has made it, and it is not to be replaced.
+        StorageError
+            The folder cannot be read or emptied.
+        """
+        if not is_finished(self.folder, self.output):
+            return False
+        if settings_in(self.folder) == settings:
+            return True
+        if not self.overwrite:
+            raise OutputExistsError(_taken(self.output))
+        with storing(self.folder, "empty"):
+            _empty(self.folder)
+        return False
 
     def commit(self, result: Path) -> None:
         """Give the result its final name, in one atomic step.
@@ -137,9 +160,10 @@ def check_output(output: Path, source: Path | None, *, overwrite: bool) -> None:
     try:
         if source is not None:
             _refuse_overlap(output, source)
-        _clear(output)
         _refuse_locked(output)
-        if os.path.lexists(output) and not overwrite:
+        if _is_there(output) and not overwrite:
+            with contextlib.suppress(OSError):  # Of a run that was killed over its very end.
+                _folder_of(output).rmdir()
             raise OutputExistsError(_taken(output))
         parent = output.absolute().parent
         while not os.path.lexists(parent):
@@ -206,19 +230,21 @@ def stage(
     lock: int | None = None
     try:
         with storing(folder, "make", needed_bytes=needed_bytes):
-            lock = _locked(folder, output)
+            lock = make_locked(folder, output)
             repair(output, _aside(output))
-            if restart or not has_tiles(folder) or is_finished(folder, output):
+            if finished := is_finished(folder, output):
+                _delete(_aside(output))
+            if restart or not has_tiles(folder):
                 _empty(folder)
             if durable:
                 for new in (folder, *made):
                     sync_folder(new.parent)
         try:
-            if os.path.lexists(output) and not overwrite:  # Of a run that has just ended.
+            if _is_there(output) and not overwrite:  # Of a run that has just ended.
                 raise OutputExistsError(_taken(output))
             yield Staging(output, folder, overwrite, durable, needed_bytes)
         except BaseException:
-            if not _keeps(folder):
+            if finished or not _keeps(folder):
                 _remove(folder)
             raise
         else:
@@ -243,13 +269,8 @@ def noting_bad_input(output: Path) -> Iterator[None]:
         yield
     except BadChunkError as error:
         folder = _folder_of(output.absolute())
-        with contextlib.suppress(OSError, LockedError, StorageError):
-            lock = _opened(folder)
-            try:
-                _lock(lock, folder, output)
-                note_bad_input(folder, str(error))
-            finally:
-                os.close(lock)
+        with contextlib.suppress(OSError, LockedError, StorageError), locked(folder, output):
+            note_bad_input(folder, str(error))
         raise
 
 
@@ -266,74 +287,21 @@ def _folder_of(output: Path) -> Path:
     return output.with_name(f".{_short(output.name)}.tileconv")
 
 
-def _clear(output: Path) -> None:
-    """Remove the staging folder of a run that was killed after it had given the output its name.
+def _refuse_locked(output: Path) -> None:
+    """Tell that another run is writing, before a cluster is started in vain. Raises OSError."""
+    folder = _folder_of(output.absolute())
+    if folder.is_dir() and not folder.is_symlink():
+        with locked(folder, output, shared=True):
+            pass
 
-    An old output may lie there, which the new one has changed places with, or beside it. Raises
-    OSError.
+
+def _is_there(output: Path) -> bool:
+    """Whether something has the output's name that a run would have to replace.
+
+    Not so what this run has made itself, which was killed over its end.
     """
     output = output.absolute()
-    folder = _folder_of(output)
-    if not os.path.lexists(output) or folder.is_symlink() or not _is_left_over(folder, output):
-        return
-    lock = _opened(folder)
-    try:
-        with contextlib.suppress(LockedError):
-            _lock(lock, folder, output)
-            if is_finished(folder, output):
-                _delete(_aside(output))
-            _remove(folder)
-    finally:
-        os.close(lock)
-
-
-def _refuse_locked(output: Path) -> None:
-    """Tell that another run is writing, before a cluster is started in vain. Raises OSError.
-
-    The lock is looked at and not taken: it is shared with others who look.
-    """
-    folder = _folder_of(output.absolute())
-    if folder.is_symlink() or not folder.is_dir():
-        return
-    lock = _opened(folder)
-    try:
-        _lock(lock, folder, output, fcntl.LOCK_SH)
-    finally:
-        os.close(lock)
-
-
-def _is_left_over(folder: Path, output: Path) -> bool:
-    """Whether a run has given the output its name and was killed while it removed the folder."""
-    with contextlib.suppress(FileNotFoundError):
-        return is_finished(folder, output) or not any(folder.iterdir())
-    return False
-
-
-def _opened(folder: Path) -> int:
-    """A staging folder, opened to be locked; never a link to another. Raises OSError."""
-    return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-
-
-def _locked(folder: Path, output: Path) -> int:
-    """The staging folder, made if it is not there, opened and locked. Raises OSError.
-
-    A run that ends just now may remove it between two of these steps.
-    """
-    for _ in range(_TRIES):
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock = _opened(folder)
-        except FileNotFoundError:
-            continue
-        try:
-            _lock(lock, folder, output)
-        except BaseException:
-            os.close(lock)
-            raise
-        if folder.exists() and os.path.samestat(os.fstat(lock), folder.stat()):
-            return lock
-        os.close(lock)
-    raise LockedError(f"another run has just finished {output}; start again")
+    return os.path.lexists(output) and not is_finished(_folder_of(output), output)
 
 
 def _short(name: str) -> str:
@@ -341,23 +309,6 @@ def _short(name: str) -> str:
     if len(os.fsencode(name)) <= NAME_BYTES_MAX:
         return name
     return hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
-
-
-def _lock(descriptor: int, folder: Path, output: Path, kind: int = fcntl.LOCK_EX) -> None:
-    """Lock an open staging folder; somebody else may be looking at the lock just now."""
-    for _ in range(_TRIES):
-        try:
-            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise StorageError(
-                    f"cannot lock {folder}: {error.strerror}; choose an output on a file system "
-                    "that has locks"
-                ) from None
-            time.sleep(_TRY_S)
-        else:
-            return
-    raise LockedError(f"another run is writing {output}; wait for it, or choose another output")
 
 
 def _remove(folder: Path) -> None:
