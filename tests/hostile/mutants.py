@@ -40,6 +40,7 @@ import zarr
 from tiff_mutations import mutate_tiff
 from zarr_mutations import mutate_zarr
 
+import tileconv.__main__
 import tileconv.cli
 import tileconv.jobs.describe
 import tileconv.jobs.progress
@@ -132,7 +133,7 @@ def outcome_of(mutant: Path, work: Path, rng: Random) -> Outcome:
 
     def command() -> None:
         sys.argv = arguments
-        tileconv.cli.main()
+        tileconv.__main__.main()
 
     started = time.monotonic()
     code, sign, text = in_child(command, said)

@@ -114,8 +114,13 @@ class Cases:
         committed = self._look_at_output(step, when)
         job = self.job(self.place)
         if committed and not job["output"]["overwrite"]:
-            with pytest.raises(OutputExistsError):
-                go_on(job, self.wanted)
+            # What is left says that the output is this run's; once that is gone it is anyone's.
+            if (self.place / f".{self.setting.name}.tileconv" / "journal").exists():
+                again = go_on(job, self.wanted)
+                assert again.found == again.tiles
+            else:
+                with pytest.raises(OutputExistsError):
+                    go_on(job, self.wanted)
             assert tree(self.place) == tree_of_output(self.place, self.setting.name)
             return
         again = go_on(job, self.wanted)

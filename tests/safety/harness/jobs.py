@@ -92,14 +92,14 @@ class Ear(Listener):
     """Remembers what a run has gone on with, and its warnings."""
 
     def __init__(self) -> None:
-        self.found = 0
+        self.found = self.tiles = 0
         self.warnings: list[str] = []
 
     def warned(self, text) -> None:
         self.warnings.append(text)
 
     def resumed(self, report) -> None:
-        self.found = report.resumed_tiles
+        self.found, self.tiles = report.resumed_tiles, len(report.plan.grid)
 
 
 def go_on(job: dict, wanted: np.ndarray, *, restart: bool = False) -> Ear:

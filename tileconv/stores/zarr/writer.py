@@ -71,6 +71,7 @@ class ZarrWriter:
         self._encode = _encoder(layout)
         self._buffers = ThreadBuffers()
         self._stored_bytes = 0
+        self._synced: set[Path] = set()
         self._lock = threading.Lock()
         self._closed = False
 
@@ -156,10 +157,24 @@ class ZarrWriter:
         try:
             part.replace(path)
         except FileNotFoundError:
-            make_folder(path.parent, root=self._path, durable=self._durable)
+            make_folder(path.parent, root=self._path)
             part.replace(path)
         if self._durable:
-            sync_folder(path.parent)
+            self._sync_names(path)
+
+    def _sync_names(self, path: Path) -> None:
+        """Have a shard's name, and those of its folders, survive a loss of power.
+
+        Another thread may just have made one of them, and not come to this yet.
+        """
+        sync_folder(path.parent)
+        news = []
+        for folder in path.parents:
+            if folder == self._path or folder in self._synced:
+                break
+            sync_folder(folder.parent)
+            news.append(folder)
+        self._synced.update(news)
 
 
 def shard_key(layout: Layout, number: int) -> str:
