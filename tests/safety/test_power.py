@@ -6,6 +6,7 @@ Nothing but what was synced survives; see `harness.power`.
 import os
 import pickle
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -52,7 +53,7 @@ def tiles_in(folder) -> int:
 def check(durable, place, job, wanted, old=None):
     """Go on from there; whether the output was there already."""
     durable.build(place)
-    output = place / os.path.basename(job["output"]["path"])
+    output = place / Path(job["output"]["path"]).name
     job = {**job, "output": {**job["output"], "path": str(output)}}
     there = os.path.lexists(output)
     if there and (old is None or np.array_equal(read(output), wanted)):

@@ -199,13 +199,14 @@ class Watched:
             if inside is None:
                 return real(handle, data, at)
             view = memoryview(data).cast("B")
+            whole = len(view)
             return self._pass(
                 Call(
                     "pwrite",
                     inside,
-                    lambda most=len(view): real(handle, view[:most], at),
+                    lambda most=whole: real(handle, view[:most], at),
                     at=at,
-                    length=len(view),
+                    length=whole,
                     handle=handle,
                 )
             )

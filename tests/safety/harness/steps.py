@@ -75,10 +75,10 @@ class Stepper(Watcher):
             for name, kinds, path in _PATTERNS:
                 if not (kinds.fullmatch(call.kind) and path.fullmatch(call.path)):
                     continue
-                if name == "tile's data written" and self._finishing:
-                    name = "tables written" if call.at else "header written"
-                self.hits[name] += 1
-                return name, self.hits[name]
+                late = self._finishing and name == "tile's data written"
+                met = ("tables written" if call.at else "header written") if late else name
+                self.hits[met] += 1
+                return met, self.hits[met]
             self.strange.append((call.kind, call.path))
         return None
 
