@@ -16,6 +16,7 @@ import pytest
 from harness.disk import tree
 from harness.driver import KILLED
 from harness.jobs import NAMES, expected, go_on, make_job, read
+from harness.steps import STEPS
 
 from tileconv.errors import OutputExistsError
 
@@ -36,9 +37,12 @@ class Setting:
     name : str
         Of the output.
     found : str
-        ``"nothing"``, an ``"old output"``, or an ``"unfinished run"``.
-    order : dict
-        More for the driver.
+        ``"nothing"``, an ``"old output"``, also one that was put aside for the new one and is
+        still ``"beside"``, an ``"unfinished run"``, or a ``"damaged run"``.
+    durability : str
+    no_exchange : bool
+        Whether names cannot be exchanged, as on other systems.
+    restart : bool
     """
 
     name: str
@@ -63,6 +67,7 @@ SETTINGS = [
     *(Setting(name, "damaged run") for name in NAMES),
     *(Setting(name, "unfinished run", restart=True) for name in NAMES),
     *(Setting(name, "nothing", "power") for name in NAMES),
+    Setting("out.zarr", "old output beside", no_exchange=True),
 ]
 
 
@@ -75,19 +80,28 @@ class Cases:
         self.wanted = expected(np.load(slide))
         self.template = folder / "template"
         self.template.mkdir()
-        self._prepare(self.template)
+        # A run knows its output from a copy of it.
+        self._copied = setting.found != "old output beside"
+        if self._copied:
+            self._prepare(self.template)
 
     def job(self, folder: Path) -> dict:
-        overwrite = self.setting.found == "old output"
+        overwrite = self.setting.found.startswith("old output")
         output = folder / self.setting.name
         durability = self.setting.durability
         return make_job(self.slide, output, overwrite=overwrite, durability=durability)
 
     def _prepare(self, folder: Path) -> None:
         found = self.setting.found
-        if found == "old output":
+        if found.startswith("old output"):
             old = make_job(self.slide, folder / self.setting.name, weights=[[2.0]])
             assert self.driver.start(old).wait() == 0
+        if found == "old output":
+            return
+        if found == "old output beside":
+            kill = {"step": "old output taken in", "hit": 1, "when": "before"}
+            run = self.driver.start(self.job(folder), kill=kill, **self.setting.order)
+            assert run.wait() == KILLED
         elif found != "nothing":
             kill = {"step": "journal frame appended", "hit": 9, "when": "half"}
             assert self.driver.start(self.job(folder), kill=kill, flush_s=0.0).wait() == KILLED
@@ -98,6 +112,8 @@ class Cases:
         self.count += 1
         self.place = self.folder / str(self.count)
         shutil.copytree(self.template, self.place)
+        if not self._copied:
+            self._prepare(self.place)
         return self.driver.start(self.job(self.place), **self.setting.order, **order)
 
     def steps(self) -> Counter:
@@ -149,6 +165,9 @@ class Cases:
     def _look_at_output(self, step: str, when: str) -> bool:
         """Whether the run has given the output its name; it is whole, or not there."""
         output = self.place / self.setting.name
+        if self.setting.found == "old output beside":  # It is the new one since it was found.
+            np.testing.assert_array_equal(read(output), self.wanted)
+            return False
         late = step in AT_THE_END and self.setting.found in ("nothing", "old output")
         if not os.path.lexists(output):
             between = self.setting.no_exchange and self.setting.found == "old output"
@@ -192,6 +211,38 @@ def hits_of(setting: Setting, step: str, count: int) -> list[int]:
     if setting.found in ("nothing", "old output"):
         return sorted({1, (count + 1) // 2, count}) if late else []
     return sorted({1, count}) if not late or step == "staging emptied" else []
+
+
+CLUSTERS_ONLY = {"workers' token written", "parts joined"}
+KINDS = {
+    "open-write": {"open-write"},
+    "os.rename": {"rename", "replace"},
+    "os.remove": {"unlink"},
+    "os.mkdir": {"mkdir"},
+    "os.rmdir": {"rmdir"},
+    "os.truncate": {"truncate", "ftruncate"},
+    "os.link": {"link"},
+}
+
+
+def test_every_change_of_the_disk_is_a_step(slide, tmp_path, driver):
+    """Python's own word for it is taken; and there is no step that is never met."""
+    met = set(CLUSTERS_ONLY)
+    for number, setting in enumerate(SETTINGS):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        cases = Cases(setting, slide, folder, driver)
+        run = cases.start(audit=True)
+        assert run.wait() == 0, run.stderr
+        (said,) = run.said("steps")
+        audited = {event: count for event, count in said["audited"].items() if count}
+        assert audited.keys() <= KINDS.keys(), setting
+        for event, kinds in KINDS.items():
+            seen = sum(said["kinds"].get(kind, 0) for kind in kinds)
+            assert seen == audited.get(event, 0), f"{event}: {setting}"
+        assert not said["strange"], setting
+        met |= said["hits"].keys()
+    assert met == {name for name, *_ in STEPS}
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=str)

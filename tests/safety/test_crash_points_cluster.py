@@ -65,6 +65,8 @@ def test_a_client_that_is_killed_loses_nothing(name, slide, tmp_path, driver, cl
     np.testing.assert_array_equal(read(tmp_path / "clean" / name), wanted)
     (said,) = clean.said("steps")
     assert not said["strange"]
+    here = {"workers' token written"} | ({"parts joined"} if name == "out.tif" else set())
+    assert here <= said["hits"].keys()
     for step, hits in Counter(said["hits"]).items():
         if step not in CLIENTS:
             continue

@@ -14,6 +14,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
+from functools import partial
 from pathlib import Path
 
 from harness import jobs
@@ -54,6 +56,30 @@ class Killer(Stepper):
         time.sleep(60)
 
 
+def count_changes(root: str, found: Counter, event: str, values: tuple) -> None:
+    """Count what Python itself says of calls that change what is stored in a folder.
+
+    An audit hook: it sees every such call, whoever makes it by whichever name, except writes.
+    """
+    if event == "open":
+        path, _, flags = values
+        if not isinstance(path, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            found["open-write"] += _is_in(root, path)
+    elif event.startswith(("os.", "shutil.")) and event not in _NO_CHANGES:
+        path = values[1] if event in ("os.rename", "os.link") else values[0]
+        deep = event in ("os.remove", "os.rmdir") and values[-1] != -1
+        found[event] += deep or isinstance(path, int) or _is_in(root, path)
+
+
+_NO_CHANGES = {"os.listdir", "os.scandir", "os.putenv", "os.unsetenv", "os.walk", "shutil.rmtree"}
+
+
+def _is_in(root: str, path: object) -> bool:
+    return isinstance(path, str | bytes | os.PathLike) and os.path.abspath(
+        os.fsdecode(path)
+    ).startswith(root + os.sep)
+
+
 class Log:
     """What a child says while it lives."""
 
@@ -81,13 +107,22 @@ def child(order: dict) -> int:
         watcher = Fault(root, **order["fault"])
     if order.get("file_bytes"):
         resource.setrlimit(resource.RLIMIT_FSIZE, (order["file_bytes"], resource.RLIM_INFINITY))
+    audited: Counter[str] = Counter()
+    if order.get("audit"):
+        sys.addaudithook(partial(count_changes, str(root), audited))
     with Watched(root, watcher) if order.get("watched", True) else contextlib.nullcontext():
         log.say("start")
         try:
             code = _run(order, log)
         finally:
             if isinstance(watcher, Stepper):
-                log.say("steps", hits=watcher.hits, strange=watcher.strange)
+                log.say(
+                    "steps",
+                    hits=watcher.hits,
+                    strange=watcher.strange,
+                    kinds=watcher.kinds,
+                    audited=audited,
+                )
     return code
 
 

@@ -55,12 +55,15 @@ class Stepper(Watcher):
     ----------
     hits : Counter
         How often each step was met.
-    strange : list of Call
-        What changes the disk and is no step.
+    kinds : Counter
+        How often each kind of call was.
+    strange : list of (str, str)
+        Kind and path of what changes the disk and is no step.
     """
 
     def __init__(self) -> None:
         self.hits: Counter[str] = Counter()
+        self.kinds: Counter[str] = Counter()
         self.strange: list[tuple[str, str]] = []
         self._finishing = False
         self._lock = Lock()
@@ -70,6 +73,7 @@ class Stepper(Watcher):
         if call.kind not in CHANGES and call.kind != "flock":
             return None
         with self._lock:
+            self.kinds[call.kind] += 1
             if call.kind == "truncate":
                 self._finishing = True
             for name, kinds, path in _PATTERNS:
