@@ -11,6 +11,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 from dataclasses import dataclass
 from itertools import count, cycle
 from pathlib import Path
@@ -252,3 +253,34 @@ def test_a_file_that_may_not_grow(name, most, little, tmp_path, driver):
     (said,) = run.stderr.splitlines()
     assert re.match(r"tileconv: error\[6\]: cannot write .*File too large; needed \d+ bytes", said)
     go_on(job, expected(np.load(little)))
+
+
+INJECTED = ["pwrite64", "mkdir", "rename", "renameat2", "ftruncate", "truncate", "fsync,fdatasync"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("strace"), reason="strace makes the calls fail")
+@pytest.mark.parametrize("call", INJECTED)
+@pytest.mark.parametrize("name", NAMES)
+def test_calls_that_the_kernel_refuses(name, call, slide, tmp_path):
+    """The real command, whose Nth call of a kind fails in the kernel; nothing is replaced here."""
+    wanted, codes = expected(np.load(slide)), cycle(["ENOSPC", "EIO", "EACCES", "EDQUOT"])
+    folder = tmp_path / "work"
+    folder.mkdir()
+    job = make_job(slide, folder / name, durability="power", overwrite=True)
+    line = [sys.executable, "-m", "tileconv", *command(job, "--quiet")]
+    assert subprocess.run(line, check=False).returncode == 0  # What it compiles is kept.
+    for number, code in zip(count(1), codes):
+        trace = ["strace", "-f", "-o", str(tmp_path / "trace"), "-e", f"trace={call}"]
+        trace += ["-e", f"inject={call}:error={code}:when={number}"]
+        done = subprocess.run(trace + line, capture_output=True, text=True, check=False)
+        injected = "INJECTED" in (tmp_path / "trace").read_text()
+        where = f"{call} {number}, {code}: {done.stderr}"
+        assert done.returncode in ({0, 6} if injected else {0}), where
+        assert done.stderr.count("\n") == (done.returncode != 0), where
+        np.testing.assert_array_equal(read(folder / name), wanted, err_msg=where)
+        assert subprocess.run(line, check=False).returncode == 0, where
+        np.testing.assert_array_equal(read(folder / name), wanted, err_msg=where)
+        assert os.listdir(folder) == [name], where
+        if not injected:
+            break
