@@ -38,19 +38,22 @@ def large(tmp_path_factory):
 class Chain:
     """Runs of one job, killed one after another; what they do is drawn from a seed."""
 
-    def __init__(self, start, source, folder, name, *, seed, flush_s, **options):
+    def __init__(self, start, source, folder, name, *, seed, flush_s, address=None, **options):
         folder.mkdir()
         self._draw = random.Random(seed)
         self._start, self._source, self._output = start, source, folder / name
         self._flush_s, self._options = flush_s, options
+        self._cluster = {} if address is None else {"cluster": address}
         self._wanted = expected(np.load(source))
         self._recorded: set[int] = set()
         self.kills = self.commits = self.tiles = 0
 
-    def job(self) -> dict:
+    def job(self, **more) -> dict:
         """The job, perhaps with other memory and workers than before."""
         memory, workers = self._draw.choice(["2GiB", "4GiB"]), self._draw.choice([1, WORKERS])
-        return make_job(self._source, self._output, memory=memory, workers=workers, **self._options)
+        return make_job(
+            self._source, self._output, memory=memory, workers=workers, **self._options, **more
+        )
 
     def kill_one(self) -> None:
         """Start a run and kill it: among its tiles, or, now and then, at once or near its end."""
@@ -58,17 +61,20 @@ class Chain:
             [(LINK, 0.005), (LINK, 0.005), (0, 0.05), (TILES, 0.1)]
         )
         tile_s = TILE_S if tiles < TILES else 0.0
-        run = self._start(self.job(), tile_s=tile_s, flush_s=self._flush_s)
+        job = self.job(**self._cluster)
+        run = self._start(job, tile_s=tile_s, flush_s=self._flush_s)
         tiles = self._draw.randint(tiles // 2, tiles)
-        while not run.said("steps") and (not run.said("start") or len(run.finished) < tiles):
+        while not run.said("steps") and (
+            not run.said("start") or len(run.recorded if self._cluster else run.finished) < tiles
+        ):
             time.sleep(0.001)
         time.sleep(self._draw.uniform(0, longest_s))
         code = run.kill()
         assert code in (KILLED, 0), f"exit code {code}: {run.stderr}"
         self.kills += code == KILLED
         self._recorded |= run.recorded
-        self.tiles += len(run.finished)
-        if self._flush_s == 0:
+        self.tiles += len(run.recorded | run.finished)
+        if self._flush_s == 0 and not self._cluster:
             assert len(run.finished - run.recorded) <= 2 * WORKERS + 1
         if os.path.lexists(self._output):
             self._take_away()
@@ -119,14 +125,23 @@ def test_ten_kills_in_a_row(number, chain, large, tmp_path, driver):
     assert done.tiles > LINK
 
 
+def test_ten_kills_of_the_client_of_a_cluster(large, tmp_path, driver, cluster):
+    address = cluster.scheduler.address
+    folder, start = tmp_path / "out", unwatched(driver)
+    assert break_chain(start, large, folder, "out.tif", 5, flush_s=0.0, address=address).tiles
+
+
 def unwatched(driver):
     """Starts runs of which every call is the operating system's own."""
     return partial(driver.start, watched=False)
 
 
 @pytest.mark.slow
-def test_a_thousand_kills(large, tmp_path, driver):
-    """``TILECONV_SOAK_KILLS`` of them, 1,000 where it is not set; the seed is ``TILECONV_SEED``."""
+def test_a_thousand_kills(large, tmp_path, driver, cluster):
+    """``TILECONV_SOAK_KILLS`` of them, 1,000 where it is not set; the seed is ``TILECONV_SEED``.
+
+    Every eighth chain is of clients of a cluster.
+    """
     wanted = int(os.environ.get("TILECONV_SOAK_KILLS", "1000"))
     first = int(os.environ.get("TILECONV_SEED", "1000"))
     kills = commits = 0
@@ -134,6 +149,8 @@ def test_a_thousand_kills(large, tmp_path, driver):
         if kills >= wanted:
             break
         name, options = CHAINS[seed % len(CHAINS)]
+        if seed % 8 == 0:
+            options = options | {"address": cluster.scheduler.address}
         folder = tmp_path / str(seed)
         done = break_chain(unwatched(driver), large, folder, name, seed, **options)
         shutil.rmtree(folder)
