@@ -37,11 +37,12 @@ def make_locked(folder: Path, output: Path) -> int:
             continue
         try:
             _lock(lock, folder, output)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(lock), folder.stat()):
+                    return lock
         except BaseException:
             os.close(lock)
             raise
-        if folder.exists() and os.path.samestat(os.fstat(lock), folder.stat()):
-            return lock
         os.close(lock)
     raise LockedError(f"another run has just finished {output}; start again")
 

@@ -226,10 +226,11 @@ def stage(
     """
     output = output.absolute()
     folder = _folder_of(output)
-    made = [p for p in (output.parent, *output.parent.parents) if not p.exists()]
+    made: list[Path] = []
     lock: int | None = None
     try:
         with storing(folder, "make", needed_bytes=needed_bytes):
+            made += [path for path in folder.parents if not path.exists()]
             lock = make_locked(folder, output)
             repair(output, _aside(output))
             if finished := is_finished(folder, output):
