@@ -22,6 +22,7 @@ from tileconv.errors import OutputExistsError, StorageError
 from tileconv.jobs.batches import BatchResult
 from tileconv.jobs.frames import FrameFile, frames_in
 from tileconv.stores.absent import Absences
+from tileconv.stores.disk import storing
 from tileconv.stores.sink import Receipt
 
 NAME = "journal"
@@ -206,7 +207,9 @@ class Journal:
 
     def committing(self, result: Path) -> None:
         """Record that `result` takes its final name next, and which file or folder it is."""
-        self._file.append({"committing": list(_identity(result))})
+        with storing(result, "look at"):
+            identity = _identity(result)
+        self._file.append({"committing": list(identity)})
 
     def _was_bad(self) -> bool:
         """Whether chunks of the input were found to be bad, which may have been repaired."""

@@ -141,8 +141,9 @@ def execute(  # noqa: PLR0913 - each is said by name
             staging.commit(result)
     # A config's folder leaves detours in the name: configs/../out.
     tidy = Path(os.path.normpath(output))
-    if tidy.exists() and tidy.samefile(output):
-        report.output = str(tidy)
+    with contextlib.suppress(OSError):
+        if tidy.samefile(output):
+            report.output = str(tidy)
     report.close()
     listener.finished(report)
     return report

@@ -61,16 +61,23 @@ def _free_text(path: str | Path) -> str:
     """Free bytes for a message about a disk that may not even say so much."""
     try:
         return str(free_bytes(path))
-    except OSError:
+    except StorageError:
         return "unknown"
 
 
 def free_bytes(path: str | Path) -> int:
-    """Bytes that this user can still store where `path` is or will be."""
+    """Bytes that this user can still store where `path` is or will be.
+
+    Raises
+    ------
+    StorageError
+        The disk does not say.
+    """
     folder = Path(path).absolute()
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return shutil.disk_usage(os.fspath(folder)).free
+    with storing(path, "see what is free for"):
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        return shutil.disk_usage(os.fspath(folder)).free
 
 
 def identity(path: Path) -> str:
