@@ -5,6 +5,7 @@ wrong ever stands under the final name; and the same command again, once the dis
 the pixels of a run that met no fault.
 """
 
+import contextlib
 import errno
 import os
 import re
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from harness.disk import Watched, tree
+from harness.disk import GLANCES, Watched, tree
 from harness.driver import KILLED
 from harness.faults import LASTING, Fault, Short
 from harness.jobs import NAMES, command, expected, go_on, make_job, make_pixels, read
@@ -100,6 +101,25 @@ def test_whichever_call_fails(setting, lasting, little, tmp_path, driver):
             break
     assert number > 40
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("setting", [Setting(name) for name in NAMES], ids=str)
+def test_whatever_cannot_be_looked_at(setting, little, tmp_path):
+    """Sizes, names, free bytes: the run ends with one line, and holds no lock afterwards."""
+    for number in count(1):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        job, wanted = setting.job(little, folder), expected(np.load(little))
+        fault = Fault(folder, number, errno.EIO, lasting=False, kinds=GLANCES)
+        with Watched(folder, fault), contextlib.suppress(StorageError):
+            tileconv.run(job)
+        if os.path.lexists(folder / setting.name):
+            np.testing.assert_array_equal(read(folder / setting.name), wanted)
+        job["output"]["overwrite"] = True
+        go_on(job, wanted)
+        if len(fault.met) < number:
+            break
+    assert number > 20
 
 
 def prepare(setting, source, folder, driver):

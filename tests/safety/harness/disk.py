@@ -32,6 +32,7 @@ CHANGES = {
 """Kinds of calls that change what is stored."""
 
 SYNCS = {"fsync", "fdatasync"}
+GLANCES = {"stat", "lstat", "fstat", "statvfs", "pread", "listdir"}
 LOOKS = {"open-read", "close", "scandir"}
 """``"close"`` is of what was open to be written; of other handles it has nothing to fail at."""
 
@@ -102,6 +103,12 @@ class Watched:
             "fdatasync": self._of_handle("fdatasync"),
             "truncate": self._of_path("truncate"),
             "scandir": self._of_path("scandir"),
+            "fstat": self._of_handle("fstat"),
+            "pread": self._of_handle("pread"),
+            "stat": self._of_path("stat"),
+            "lstat": self._of_path("lstat"),
+            "statvfs": self._of_path("statvfs"),
+            "listdir": self._of_path("listdir"),
             "mkdir": self._of_path("mkdir"),
             "rmdir": self._of_path("rmdir"),
             "unlink": self._of_path("unlink"),
@@ -246,8 +253,8 @@ class Watched:
 
     def _of_path(self, kind):
         def wrapper(real):
-            def called(path=".", *args, dir_fd=None):
-                named = {} if dir_fd is None else {"dir_fd": dir_fd}
+            def called(path=".", *args, dir_fd=None, **named):
+                named |= {} if dir_fd is None else {"dir_fd": dir_fd}
                 inside = self._inside(path, dir_fd)
                 if inside is None:
                     return real(path, *args, **named)

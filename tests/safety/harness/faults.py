@@ -24,12 +24,14 @@ class Fault(Watcher):
     number: int
     code: int
     lasting: bool
+    kinds: set[str] = field(default_factory=lambda: CHANGES | SYNCS | LOOKS)
     met: list[tuple[str, str]] = field(default_factory=list)
 
     def before(self, call):
-        there = call.kind == "mkdir" and (self.root / call.path).exists()
-        if call.kind not in CHANGES | SYNCS | LOOKS or there:
+        if call.kind not in self.kinds:
             return
+        if call.kind == "mkdir" and (self.root / call.path).exists():
+            return  # It makes nothing.
         self.met.append((call.kind, call.path))
         if len(self.met) == self.number and call.kind not in LASTING[self.code]:
             self.code = errno.EIO  # Reading needs no room.
