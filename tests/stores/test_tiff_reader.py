@@ -829,6 +829,18 @@ def test_tags_to_carry_over(path):
     assert (tags.photometric, tags.extrasamples) == (2, (2,))
 
 
+def test_a_tag_of_absurd_size_is_not_carried_over(path):
+    """In a file that is long enough, it would be read."""
+    tifffile.imwrite(path, pixels((40, 50)), iccprofile=bytes(100), metadata=None)
+    with tifffile.TiffFile(path) as tif:
+        at = tif.pages[0].tags[34675].offset
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<I", data, at + 4, 1 << 31)
+    path.write_bytes(data)
+    os.truncate(path, 1 << 32)
+    refused(path, "tag 34675 has 2147483648 values")
+
+
 def test_jpeg_that_is_decoded_to_rgb_says_rgb(path):
     tifffile.imwrite(path, pixels((32, 32, 3), "uint8"), photometric="rgb", compression="jpeg")
     with tifffile.TiffFile(path) as tif:

@@ -31,6 +31,9 @@ CARRIED_TAGS = {
 }
 """Tags that stay true of a convolved raster, by code."""
 
+MAX_TAG_BYTES = 64 << 20
+"""Most bytes of a tag that is carried over; colour profiles have a few MiB."""
+
 
 @dataclass(frozen=True, slots=True)
 class TiffTags:
@@ -118,24 +121,32 @@ def read_tags(page: Any, path: Path) -> TiffTags:
         for code in CARRIED_TAGS:
             tag = page.tags.get(code)
             if tag is not None:
-                entries.append((code, int(tag.dtype), int(tag.count), _value(file, tag, order)))
+                entries.append(
+                    (code, int(tag.dtype), int(tag.count), _value(file, path, tag, order))
+                )
     photometric = None if page.tags.get(262) is None else int(page.photometric)
     if photometric == _YCBCR and int(page.compression) in _JPEG:
         photometric = _RGB
     return TiffTags(tuple(entries), photometric, tuple(int(i) for i in page.extrasamples))
 
 
-def _value(file: BinaryIO, tag: Any, order: str) -> object:
+def _value(file: BinaryIO, path: Path, tag: Any, order: str) -> object:
     kind = int(tag.dtype)
     if kind not in _BYTES and kind not in _NUMPY:
-        raise InputError(f"tag {tag.code} has the unknown data type {kind}")
+        raise InputError(
+            f"{path}: tag {tag.code} has the unknown data type {kind}; remove it or repair it"
+        )
     length = int(tag.count) * (2 if kind in _RATIONAL else 1)
     dtype = np.dtype("u1" if kind in _BYTES else order + _NUMPY[kind])
+    nbytes = length * dtype.itemsize
     file.seek(tag.valueoffset)
-    data = file.read(length * dtype.itemsize)
+    data = file.read(nbytes) if nbytes <= MAX_TAG_BYTES else b""
     lengths = {33922: 6, 34264: 16}
-    if len(data) < length * dtype.itemsize or length % lengths.get(int(tag.code), 1):
-        raise InputError(f"tag {tag.code} has {tag.count} values, which cannot be right")
+    if len(data) < nbytes or length % lengths.get(int(tag.code), 1):
+        raise InputError(
+            f"{path}: tag {tag.code} has {tag.count} values, which cannot be right; "
+            "remove it or repair it"
+        )
     if kind in _BYTES:
         return data
     return tuple(np.frombuffer(data, dtype).tolist())
