@@ -161,10 +161,7 @@ def check_output(output: Path, source: Path | None, *, overwrite: bool) -> None:
         if source is not None:
             _refuse_overlap(output, source)
         _refuse_locked(output)
-        if _is_there(output) and not overwrite:
-            with contextlib.suppress(OSError):  # Of a run that was killed over its very end.
-                _folder_of(output).rmdir()
-            raise OutputExistsError(_taken(output))
+        _refuse_taken(output, overwrite=overwrite)
         parent = output.absolute().parent
         while not os.path.lexists(parent):
             parent = parent.parent
@@ -241,8 +238,7 @@ def stage(
                 for new in (folder, *made):
                     sync_folder(new.parent)
         try:
-            if _is_there(output) and not overwrite:  # Of a run that has just ended.
-                raise OutputExistsError(_taken(output))
+            _refuse_taken(output, overwrite=overwrite)  # By a run that has just ended.
             yield Staging(output, folder, overwrite, durable, needed_bytes)
         except BaseException:
             if finished or not _keeps(folder):
@@ -296,13 +292,24 @@ def _refuse_locked(output: Path) -> None:
             pass
 
 
-def _is_there(output: Path) -> bool:
-    """Whether something has the output's name that a run would have to replace.
+def _refuse_taken(output: Path, *, overwrite: bool) -> None:
+    """Refuse a name that is taken, but for what this run has made, which was killed over its end.
 
-    Not so what this run has made itself, which was killed over its end.
+    Raises
+    ------
+    OutputExistsError
+        It is not to be replaced.
+    OSError, StorageError
+        It cannot be looked at.
     """
     output = output.absolute()
-    return os.path.lexists(output) and not is_finished(_folder_of(output), output)
+    folder = _folder_of(output)
+    if overwrite or not os.path.lexists(output) or is_finished(folder, output):
+        return
+    with contextlib.suppress(OSError):  # Empty, of a run that was killed over its very end.
+        if not folder.is_symlink() and not any(folder.iterdir()):
+            folder.rmdir()
+    raise OutputExistsError(_taken(output))
 
 
 def _short(name: str) -> str:

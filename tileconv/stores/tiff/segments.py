@@ -246,7 +246,7 @@ class SegmentReader:
             raise self._error(page, index, f"cannot be decoded: {one_line(error)}") from error
         if array.ndim != 4 or any(a < b for a, b in zip(array.shape, needed, strict=True)):
             raise self._error(page, index, f"decodes to {array.shape}, not {needed}")
-        if not np.can_cast(array.dtype, image.dtype, "safe"):
+        if array.dtype.newbyteorder("=") != image.dtype:
             raise self._error(page, index, f"decodes to {array.dtype}, not {image.dtype}")
         return array
 
