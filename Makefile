@@ -1,6 +1,8 @@
 # Everything a developer or a new user runs. Needs Python 3.11 or later and make.
 #   make demo    install, make up a raster, convolve it, check it, draw it
 #   make test    the whole test suite
+#   make soak    a thousand kills, tens of thousands of damaged files, 4 gigapixels killed twenty
+#                times; an hour or two and 30 GB of disk
 #   make check   ruff and mypy
 #   make bench   speed beside libvips, dask-image, scipy and OpenCV, at 32768 x 32768; half an
 #                hour and 12 GB of disk
@@ -17,7 +19,7 @@ BIN := $(VENV)/bin
 # Pip says in one line what went wrong, and nothing when nothing did.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-slow check format clean bench bench-quick bench-lazy bench-tiles bench-cluster
+.PHONY: demo test test-slow soak check format clean bench bench-quick bench-lazy bench-tiles bench-cluster
 .DELETE_ON_ERROR:
 # One environment, one pip at a time.
 .NOTPARALLEL:
@@ -30,6 +32,9 @@ test: $(VENV)/.installed-test
 
 test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow -p no:xdist
+
+soak: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m soak -n 2 --dist worksteal
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/speed.py --json out/speed.json --chart out/speed.png

@@ -50,8 +50,8 @@ class Killer(threading.Thread):
     ("kills", "life_s", "suffix"),
     [
         (20, 3, "tif"),
-        pytest.param(120, 5, "tif", marks=pytest.mark.slow),
-        pytest.param(120, 5, "zarr", marks=pytest.mark.slow),
+        pytest.param(120, 5, "tif", marks=pytest.mark.soak),
+        pytest.param(120, 5, "zarr", marks=pytest.mark.soak),
     ],
 )
 def test_workers_that_are_killed_cost_only_time(

@@ -278,7 +278,7 @@ def test_a_file_that_may_not_grow(name, most, little, tmp_path, driver):
 INJECTED = ["pwrite64", "mkdir", "rename", "renameat2", "ftruncate", "truncate", "fsync,fdatasync"]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.skipif(not shutil.which("strace"), reason="strace makes the calls fail")
 @pytest.mark.parametrize("call", INJECTED)
 @pytest.mark.parametrize("name", NAMES)
