@@ -3,6 +3,7 @@
 import imagecodecs
 import numpy as np
 import pytest
+import pyvips
 import tifffile
 
 from tileconv.core.grid import Region
@@ -100,3 +101,39 @@ def test_codecs_that_are_not_open_are_refused(tmp_path):
         tif.pages[0].tags[259].overwrite(48124)
     with pytest.raises(Exception, match="method 48124, which tileconv does not decode"):
         TiffSource(path)
+
+
+def restarting():
+    """A JPEG with restart markers, as libvips writes it, and where they are."""
+    image = np.random.default_rng(0).integers(0, 255, (64, 96), np.uint8)
+    data = pyvips.Image.new_from_array(image).jpegsave_buffer(restart_interval=2)
+    return data, [
+        at for at in range(len(data) - 1) if data[at] == 255 and 0xD0 <= data[at + 1] < 0xD8
+    ]
+
+
+def test_a_jpeg_that_ends_within_its_coded_data_is_damaged():
+    """libjpeg fills the rest with grey, and says so to nobody."""
+    image = np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8)
+    data = encoded("jpeg8", image)
+    middle = len(data) // 2
+    assert "ends after" in codestream_fault(7, data[:middle] + b"\xff\xd9" + data[middle + 2 :])
+    assert "marker C0" in codestream_fault(7, data[:middle] + b"\xff\xc0" + data[middle + 2 :])
+    # Writers pad codestreams.
+    for padding in (b"\0", b"\xff", bytes(1000)):
+        assert codestream_fault(7, data + padding) is None
+
+
+def test_a_jpeg_that_lacks_a_part_between_restarts_is_damaged():
+    data, restarts = restarting()
+    assert len(restarts) > 8
+    assert codestream_fault(7, data) is None
+    without = data[: restarts[3]] + data[restarts[4] :]
+    assert "lacks coded data" in codestream_fault(7, without)
+
+
+def test_a_progressive_jpeg_has_tables_among_its_scans():
+    image = np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8)
+    data = pyvips.Image.new_from_array(image).jpegsave_buffer(interlace=True)
+    assert data.count(b"\xff\xda") > 1
+    assert codestream_fault(7, data) is None

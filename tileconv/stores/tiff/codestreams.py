@@ -6,6 +6,7 @@ the JPEG ones fill the rest of an image that is cut off with grey, without an er
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -29,7 +30,13 @@ _SCAN = 0xDA
 _SEQUENTIAL = {0xC0, 0xC1}
 # Of a scan that is sequential; old encoders leave the 63 out, and mean it.
 _ALL_COEFFICIENTS = (b"\x00\x3f\x00", b"\x00\x00\x00")
-_START_OF_SCAN = b"\xff\xda"
+_MARKER = re.compile(rb"\xff+[^\x00\xff]")
+_RESTARTS = range(0xD0, 0xD8)
+_END = 0xD9
+# Tables, lines, comments and applications' own may stand between scans.
+_AMONG_SCANS = {0xC4, 0xCC, _SCAN, 0xDB, 0xDC, 0xDD, *range(0xE0, 0xF0), 0xFE}
+_PADDING = 16
+"""Most bytes behind the end, which some writers fill up to a length that they like."""
 
 
 class Declared(NamedTuple):
@@ -71,12 +78,11 @@ def declared_size(code: int, data: bytes, most: int) -> Declared | None:
 def codestream_fault(code: int, data: bytes) -> str | None:
     """What is wrong with a JPEG or JPEG 2000 that its decoder would pass over.
 
-    The end marker must be there: it cannot occur in the coded data, because both formats stuff
-    a bit or a byte. Nothing may lie between the segments before the coded data of a JPEG.
+    The end marker must be there, at the end: it cannot occur in the coded data, because both
+    formats stuff a bit or a byte. Nothing may lie between the segments before the coded data of
+    a JPEG, and no other segments among them.
     """
     if code in JPEG:
-        if data.rfind(_END_OF_IMAGE) < data.rfind(_START_OF_SCAN):
-            return "is cut off: its JPEG has no end"
         segments = dict(_segments(data))
         if _SCAN not in segments:
             return "is no JPEG: what comes before its coded data is not a row of segments"
@@ -84,9 +90,31 @@ def codestream_fault(code: int, data: bytes) -> str | None:
         end = scan + 2 + int.from_bytes(data[scan + 2 : scan + 4], "big")
         if _SEQUENTIAL & segments.keys() and data[end - 3 : end] not in _ALL_COEFFICIENTS:
             return "is no JPEG: its scan has not all of the coefficients that it should have"
+        return _coded_fault(data, end)
     if code in JPEG2000 and _END_OF_IMAGE not in data:
         return "is cut off: its JPEG 2000 has no end"
     return None
+
+
+def _coded_fault(data: bytes, at: int) -> str | None:
+    """What is wrong with the markers of a JPEG from its coded data on (T.81, B.1.1 and B.2)."""
+    restarts = 0
+    while found := _MARKER.search(data, at):
+        marker, at = data[found.end() - 1], found.end()
+        if marker in _RESTARTS:
+            if marker != _RESTARTS[restarts % len(_RESTARTS)]:
+                return f"is damaged: its JPEG lacks coded data before byte {at}"
+            restarts += 1
+        elif marker == _END:
+            rest = data[at:]
+            whole = len(rest) <= _PADDING or not rest.strip(b"\0")
+            return None if whole else f"is damaged: its JPEG ends after {at} of {len(data)} bytes"
+        elif marker in _AMONG_SCANS:
+            at += int.from_bytes(data[at : at + 2], "big")
+            restarts = 0
+        else:
+            return f"is damaged: its JPEG has a marker {marker:02X} in the coded data"
+    return "is cut off: its JPEG has no end"
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int]]:
