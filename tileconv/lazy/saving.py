@@ -39,7 +39,7 @@ from tileconv.jobs.plan import Plan
 from tileconv.jobs.progress import Listener
 from tileconv.jobs.report import Report
 from tileconv.jobs.run import backend_of, execute, plan_within
-from tileconv.jobs.staging import check_output, stage
+from tileconv.jobs.staging import check_output, noting_bad_input, stage
 from tileconv.jobs.tile_task import TileResult
 from tileconv.jobs.work import Work
 from tileconv.lazy.blocks import BlockWork, Box, Chunks, OpenFile
@@ -64,7 +64,11 @@ def save_array(array: da.Array, output: Output, run: Run, *, axes: str | None) -
         return _save_computed(array, _work(raster, None, None, output), output, run)
     client = current_client()
     # Opened anew, so that its cache can be given the size that was planned.
-    with file.reopened() as source, backend_of(run, client) as backend:
+    with (
+        noting_bad_input(path),
+        file.reopened() as source,
+        backend_of(run, client) as backend,
+    ):
         source.require_chunks()
         work = _work(source.raster, source.tags, block_work, output)
         return execute(
