@@ -7,8 +7,17 @@ import pytest
 
 from tileconv.core.grid import TileGrid
 from tileconv.errors import OutputExistsError, StorageError
+from tileconv.jobs import journal as journal_module
 from tileconv.jobs.batches import BatchResult
-from tileconv.jobs.journal import FLUSH_TILES, NAME, Journal, has_tiles, is_finished
+from tileconv.jobs.frames import frames_in
+from tileconv.jobs.journal import (
+    FLUSH_TILES,
+    NAME,
+    Journal,
+    has_tiles,
+    is_finished,
+    note_bad_input,
+)
 from tileconv.jobs.tile_task import TileResult
 from tileconv.stores.absent import Absences
 from tileconv.stores.sink import Receipt
@@ -172,3 +181,36 @@ def test_a_finished_run_is_told_by_the_file_that_has_the_name(tmp_path):
     assert not is_finished(tmp_path, output)
     result.replace(output)
     assert is_finished(tmp_path, output)
+
+
+@pytest.mark.parametrize("parts", [("",), ("", "vm-1", "vm-2")])
+def test_small_records_are_put_together(tmp_path, monkeypatch, parts):
+    """A run of days makes millions; the next one has to read them in seconds."""
+    monkeypatch.setattr(journal_module, "GATHER_FRAMES", 20)
+    monkeypatch.setattr(journal_module, "LARGE_TILES", 10)
+    tiles = range(len(GRID))
+    written(tmp_path, tiles, parts=parts)
+    note_bad_input(tmp_path, "a chunk")
+    frames = list(frames_in(tmp_path / NAME))
+    assert len(frames) < 20 + 2 + len(GRID) // 10 + len(parts)
+    assert recorded(tmp_path) == {
+        n: (parts[n % len(parts)], tile(n).receipt.units.tolist()) for n in tiles
+    }
+    totals = [frame.totals for frame in Journal(tmp_path, SETTINGS, GRID).frames()]
+    assert sum(one.pixels for one in totals) == sum(tile(n).pixels for n in tiles)
+    assert sorted(name for one in totals for name in one.absent_names) == sorted(
+        f"chunk {n}" for n in tiles
+    )
+    assert any("bad_input" in frame.text for frame in frames_in(tmp_path / NAME))
+
+
+def test_records_that_are_referred_to_by_number_keep_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(journal_module, "GATHER_FRAMES", 20)
+    monkeypatch.setattr(journal_module, "FLUSH_S", 0.0)
+    journal = written(tmp_path, range(5))
+    (third,) = [frame for frame in journal.frames() if frame.indices.tolist() == [2]]
+    journal.numbered = True
+    for index in range(5, 60):
+        journal.add(batch(tile(index)))
+    journal.drop({third.number})
+    assert sorted(recorded(tmp_path)) == [0, 1, *range(3, 60)]

@@ -15,7 +15,7 @@ import json
 import os
 import struct
 import zlib
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -58,6 +58,11 @@ class FrameFile:
     durable : bool
         Whether what is appended must survive a loss of power.
 
+    Attributes
+    ----------
+    frames : int
+        How many there are.
+
     Raises
     ------
     StorageError
@@ -67,9 +72,10 @@ class FrameFile:
     def __init__(self, path: Path, *, durable: bool = False) -> None:
         self.path = path
         self._durable = durable
-        self._end = 0
+        self._end = self.frames = 0
         for body in _bodies(path):
             self._end += _HEAD.size + len(body.data)
+            self.frames += 1
 
     def __iter__(self) -> Iterator[Stored]:
         """Every frame there is now.
@@ -80,11 +86,6 @@ class FrameFile:
             The file cannot be read.
         """
         return frames_in(self.path, self._end)
-
-    @property
-    def empty(self) -> bool:
-        """Whether there is no frame."""
-        return not self._end
 
     def append(
         self,
@@ -112,9 +113,10 @@ class FrameFile:
             if self._durable and not self._end:
                 sync_folder(self.path.parent)
         self._end += len(frame)
+        self.frames += 1
 
-    def drop(self, numbers: Container[int]) -> None:
-        """Let the frames of these numbers, counted from 0, never have been.
+    def rewrite(self, frames: Iterable[Stored]) -> None:
+        """Put other frames in the place of these, all at once; they may be made of these.
 
         Raises
         ------
@@ -124,14 +126,13 @@ class FrameFile:
         with storing(new, "write"):
             new.unlink(missing_ok=True)
         shorter = FrameFile(new, durable=self._durable)
-        for number, frame in enumerate(self):
-            if number not in numbers:
-                shorter.append(*frame)
+        for frame in frames:
+            shorter.append(*frame)
         with storing(self.path, "write"):
             new.replace(self.path)
             if self._durable:
                 sync_folder(self.path.parent)
-        self._end = shorter._end
+        self._end, self.frames = shorter._end, shorter.frames
 
 
 def frames_in(path: Path, end: int | None = None) -> Iterator[Stored]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -20,7 +21,7 @@ import numpy as np
 from tileconv.core.grid import TileGrid
 from tileconv.errors import OutputExistsError, StorageError
 from tileconv.jobs.batches import BatchResult
-from tileconv.jobs.frames import FrameFile, frames_in
+from tileconv.jobs.frames import FrameFile, Stored, frames_in
 from tileconv.stores.absent import Absences
 from tileconv.stores.disk import storing
 from tileconv.stores.sink import Receipt
@@ -32,6 +33,12 @@ FLUSH_S = 0.05
 after one another: they wait for the next, which is near."""
 
 FLUSH_TILES = 4096
+
+GATHER_FRAMES = 50_000
+"""Frames that may come together, a second or so of reading, before few are made of them."""
+
+LARGE_TILES, LARGE_UNITS = 4096, 1 << 16
+"""Tiles, or write units, of which a frame is large."""
 
 INPUT = "input"
 """The setting that tells the input from any other, and from what it was before it changed."""
@@ -112,6 +119,8 @@ class Journal:
         machines that have not heard of it, works under another name.
     resumed : bool
         Whether there is a run to go on with.
+    numbered : bool
+        Whether somebody refers to frames by their numbers, which must stay.
     input_changed : bool
         Whether the input was found to be damaged, and is no longer the file that it was.
 
@@ -130,7 +139,10 @@ class Journal:
         self._file = FrameFile(folder / NAME, durable=durable)
         self._waiting: dict[str, _Waiting] = {}
         self._flushed = float("-inf")
-        self.input_changed = False
+        self._gathered_at = 0
+        self.numbered = self.input_changed = False
+        if self._file.frames >= GATHER_FRAMES:
+            self._gather()
         found = next((frame.text for frame in self._file), None)
         self.resumed = found is not None
         if found is None:
@@ -200,10 +212,20 @@ class Journal:
         """Record finished tiles at once; see `Frame`."""
         text = {one.name: getattr(totals, one.name) for one in fields(Totals)}
         self._file.append({"part": receipt.part, **text}, tiles, receipt.units)
+        if self._file.frames - self._gathered_at >= GATHER_FRAMES and not self.numbered:
+            self._gather()
 
     def drop(self, numbers: Container[int]) -> None:
         """Let the frames of these numbers never have been: their tiles are not done."""
-        self._file.drop(numbers)
+        self._file.rewrite(
+            frame for number, frame in enumerate(self._file) if number not in numbers
+        )
+        self.numbered = False
+
+    def _gather(self) -> None:
+        """Make few large frames of many small ones, so that they are read in seconds."""
+        self._file.rewrite(_gathered(self._file))
+        self._gathered_at = self._file.frames
 
     def committing(self, result: Path) -> None:
         """Record that `result` takes its final name next, and which file or folder it is."""
@@ -230,6 +252,35 @@ class _Waiting:
     totals: Totals = field(default_factory=Totals)
 
 
+def _gathered(frames: Iterable[Stored]) -> Iterator[Stored]:
+    """The same tiles in fewer frames; what is said besides stays behind what was before it."""
+    small: dict[str, list[Stored]] = {}
+    size: Counter[str] = Counter()
+    for frame in frames:
+        part = frame.text.get("part")
+        if part is None:
+            yield from map(_joined, small.values())
+            small.clear()
+            size.clear()
+            yield frame
+            continue
+        small.setdefault(part, []).append(frame)
+        size[part] += max(len(frame.tiles), len(frame.units) * LARGE_TILES // LARGE_UNITS)
+        if size[part] >= LARGE_TILES:
+            yield _joined(small.pop(part))
+            size[part] = 0
+    yield from map(_joined, small.values())
+
+
+def _joined(frames: list[Stored]) -> Stored:
+    """One frame of several of the same part; counts are added, and lists put together."""
+    text = dict(frames[0].text)
+    for frame in frames[1:]:
+        for one in fields(Totals):
+            text[one.name] = text[one.name] + frame.text[one.name]
+    return Stored(text, *(np.concatenate([frame[n] for frame in frames]) for n in (1, 2)))
+
+
 def has_tiles(folder: Path) -> bool:
     """Whether a staging folder holds a run with at least one finished tile."""
     return any("part" in frame.text for frame in frames_in(folder / NAME))
@@ -254,7 +305,7 @@ def is_finished(folder: Path, output: Path) -> bool:
 def note_bad_input(folder: Path, why: str) -> None:
     """Record that a run has ended at a bad chunk of its input; see `Journal.input_changed`."""
     file = FrameFile(folder / NAME)
-    if not file.empty:
+    if file.frames:
         file.append({"bad_input": why[:1000]})
 
 

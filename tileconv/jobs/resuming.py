@@ -185,6 +185,7 @@ class StoredCheck:
         self._failed: BaseException | None = None
         self._stop = threading.Event()
         self._frames = journal.frames()
+        journal.numbered = True
         self._thread = threading.Thread(target=self._run, name="tileconv-check", daemon=True)
 
     def __enter__(self) -> Self:
@@ -224,6 +225,8 @@ class StoredCheck:
             pass
         except BaseException as error:  # noqa: BLE001 - raised in the thread that waits
             self._failed = error
+        finally:
+            self._journal.numbered = bool(self._lost)
 
     def _check(self) -> None:
         if self._stop.is_set():
