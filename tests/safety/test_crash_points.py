@@ -204,6 +204,8 @@ def tree_of_output(folder: Path, name: str) -> list[str]:
 def hits_of(setting: Setting, step: str, count: int) -> list[int]:
     """The first, the one in the middle, and the last; where there is something new to see."""
     late = step in AT_THE_END | {"final name given", "old output put aside", "old output taken in"}
+    if setting.found == "old output beside":
+        return [1, count] if step == "old output removed" else []
     if setting == Setting(setting.name, "nothing"):
         return sorted({1, (count + 1) // 2, count})
     if setting.durability == "power":

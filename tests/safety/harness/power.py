@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from threading import RLock
 
 from harness.disk import SYNCS, Watcher
 
@@ -42,7 +43,7 @@ class Durable:
 
 
 class Power(Watcher):
-    """Knows what would be left, after each sync.
+    """Knows what would be left, after each sync; calls are made one at a time.
 
     Parameters
     ----------
@@ -60,12 +61,23 @@ class Power(Watcher):
         self._root = root
         self._folders: dict[int, dict[str, int]] = {}
         self._files: dict[int, bytes] = {}
+        self._turn = RLock()
         self.moments: list[tuple[str, Durable]] = []
         self._folders[root.stat().st_ino] = {}
         for path in [root, *root.rglob("*")]:
             self._sync(path) if safe else self._begin(path)
 
+    def before(self, call):
+        self._turn.acquire()
+
+    def failed(self, call):
+        self._turn.release()
+
     def after(self, call):
+        self._note(call)
+        self._turn.release()
+
+    def _note(self, call) -> None:
         path = self._root / call.path
         if call.kind == "mkdir":
             self._begin(path)
