@@ -17,8 +17,11 @@ from harness.power import Power, journal_moments
 
 import tileconv
 import tileconv.jobs.run as run_module
+from tileconv.core.grid import Region
 from tileconv.jobs import journal
 from tileconv.jobs.journal import has_tiles
+from tileconv.stores.formats import open_sink
+from tileconv.stores.zarr import writer as zarr_writer
 
 pytestmark = pytest.mark.usefixtures("small_tiles", "no_syncs")
 
@@ -88,6 +91,29 @@ def test_what_is_recorded_is_there(name, slide, tmp_path):
     with Watched(work, power):
         tileconv.run(job)
     fail_everywhere(power, job, wanted, tmp_path)
+
+
+def test_a_shard_is_durable_whoever_makes_its_folder(slide, tmp_path, monkeypatch):
+    """One thread has made the folder, and not yet synced its name, when another writes there."""
+    work = tmp_path / "work"
+    work.mkdir()
+    layout = tileconv.plan(make_job(slide, work / "out.zarr")).work.layout
+    block, real, left = np.ones((32, 32, 1), np.float32), zarr_writer.make_folder, []
+
+    def made(folder, **how):
+        if folder.name == "0" and not left:
+            folder.mkdir(parents=True)
+            sink.writer.write(0, Region((0, 32), (32, 64)), block)
+            left.append(power.now)
+        real(folder, **how)
+
+    monkeypatch.setattr(zarr_writer, "make_folder", made)
+    power = Power(work)
+    with Watched(work, power):
+        sink = open_sink(layout, work / "array", durable=True)
+        sink.writer.write(0, Region((0, 0), (32, 32)), block)
+    left[0].build(tmp_path / "left")
+    assert (tmp_path / "left" / "array" / "c" / "0" / "1").stat().st_size
 
 
 def test_what_workers_have_recorded_is_there(slide, tmp_path, parts):

@@ -42,7 +42,7 @@ Encoded = bytes | memoryview
 
 _ABSENT = (1 << 64) - 1
 
-LOOKED_AT_MAX = 250_000
+LOOKED_AT_MAX = 500_000
 """Most shards of a run before this one whose lengths are looked at before it goes on: a few
 seconds. The checksums of all of them are looked at while it does."""
 
@@ -71,7 +71,6 @@ class ZarrWriter:
         self._encode = _encoder(layout)
         self._buffers = ThreadBuffers()
         self._stored_bytes = 0
-        self._synced: set[Path] = set()
         self._lock = threading.Lock()
         self._closed = False
 
@@ -160,21 +159,8 @@ class ZarrWriter:
             make_folder(path.parent, root=self._path)
             part.replace(path)
         if self._durable:
-            self._sync_names(path)
-
-    def _sync_names(self, path: Path) -> None:
-        """Have a shard's name, and those of its folders, survive a loss of power.
-
-        Another thread may just have made one of them, and not come to this yet.
-        """
-        sync_folder(path.parent)
-        news = []
-        for folder in path.parents:
-            if folder == self._path or folder in self._synced:
-                break
-            sync_folder(folder.parent)
-            news.append(folder)
-        self._synced.update(news)
+            # Also of folders that another thread, or another process, has only just made.
+            _sync_names(path, self._path)
 
 
 def shard_key(layout: Layout, number: int) -> str:
@@ -264,17 +250,10 @@ class ZarrSink:
                 finally:
                     os.close(handle)
                 if self._durable:
-                    self._sync_names(place)
+                    _sync_names(place, self._path)
             except OSError:
                 return False
         return True
-
-    def _sync_names(self, place: Path) -> None:
-        """Have a shard's name, and those of its folders, survive a loss of power."""
-        for folder in place.parents:
-            sync_folder(folder)
-            if folder == self._path:
-                return
 
     def finish(self) -> None:
         """Look at every shard, write the metadata, last, and close.
@@ -367,6 +346,14 @@ def _encoder(layout: Layout) -> Callable[[Any], Encoded]:
             return lambda chunk: bytes(imagecodecs.gzip_encode(chunk, level=level))
         case _:
             return memoryview
+
+
+def _sync_names(shard: Path, array: Path) -> None:
+    """Have a shard's name, and those of its folders, survive a loss of power. Raises OSError."""
+    for folder in shard.parents:
+        sync_folder(folder)
+        if folder == array:
+            return
 
 
 def _create(part: Path) -> int:
