@@ -114,8 +114,8 @@ BUGS = [
     ),
     Bug(
         "lock removed",
-        "jobs/staging.py",
-        (("fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass"),),
+        "jobs/locking.py",
+        (("fcntl.flock(descriptor, kind | fcntl.LOCK_NB)", "pass"),),
         (
             "tests/safety/test_double_starts.py::"
             "test_restart_drops_nothing_of_a_run_that_is_at_work[out.tif]",
