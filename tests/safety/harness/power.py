@@ -82,7 +82,9 @@ class Power(Watcher):
         if call.kind == "mkdir":
             self._begin(path)
         if call.kind == "open-write" and path.stat().st_size == 0:
-            self._files.pop(path.stat().st_ino, None)  # Of one that had this inode before.
+            # Of one that had this inode before.
+            self._files.pop(path.stat().st_ino, None)
+            self._folders.pop(path.stat().st_ino, None)
         if call.kind in SYNCS:
             self._sync(path)
             self.moments.append((call.path, self.now))
