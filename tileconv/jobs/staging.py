@@ -43,6 +43,9 @@ NAME_BYTES_MAX = 255 - len("..tileconv")
 TOKEN_NAME = "workers-look-for-this"  # noqa: S105 - a file's name
 """What a cluster's workers must find in the staging folder, to know it for the client's."""
 
+_NAME_DISK_BYTES = 4096
+"""What a name may take on the disk: a block of its folder."""
+
 _OURS = re.compile(rf"{JOURNAL_NAME}(\.new)?|{TOKEN_NAME}.*|[0-9a-f]{{16}}")
 """Names of what a run makes in its staging folder: the journal, what a cluster's workers look
 for, and a folder for the result of each run."""
@@ -132,7 +135,10 @@ class Staging:
         except FileExistsError:
             raise OutputExistsError(_taken(self.output)) from None
         except OSError as error:
-            raise storage_error(self.output, error, doing="move the finished output to") from None
+            doing = "move the finished output to"
+            raise storage_error(
+                self.output, error, doing=doing, needed_bytes=_NAME_DISK_BYTES
+            ) from None
 
     def _sync_or_undo(self, result: Path) -> None:
         """Have the new name survive a loss of power, or take it back, so that a run goes on."""

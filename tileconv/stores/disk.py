@@ -107,6 +107,8 @@ def write_all(handle: int, data: bytes | memoryview, at: int) -> None:
     left = memoryview(data)
     while left:
         written = os.pwrite(handle, left, at)
+        if not written:
+            raise OSError(errno.EIO, "nothing is written, and no error is given")
         left, at = left[written:], at + written
 
 
