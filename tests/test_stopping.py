@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import tifffile
 
@@ -34,6 +35,21 @@ stopping.hold()
 print("listening", flush=True)
 {BUSY}
 """
+
+
+@pytest.fixture(autouse=True)
+def as_started_by_a_person():
+    """Without nohup, which ignores SIGHUP; and no process outlives a test that has failed."""
+    before, others = signal.signal(signal.SIGHUP, signal.SIG_DFL), children()
+    yield
+    signal.signal(signal.SIGHUP, before)
+    for process in children() - others:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def children():
+    return set(psutil.Process().children(recursive=True))
 
 
 def python(code, *arguments, **options):
