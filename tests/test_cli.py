@@ -202,7 +202,7 @@ def test_a_mistake_is_one_line_with_its_exit_code_and_makes_nothing(slide, name,
     arguments, wanted, says = WRONG[name]
     code, out, err = call(*arguments)
     assert code == wanted, err
-    assert re.fullmatch(rf"tileconv: error\[{code}\]: .+\n", err)
+    assert re.fullmatch(rf"(waiting for .+\n)?tileconv: error\[{code}\]: .+\n", err)
     assert says in err
     assert out == ""
     assert sorted(str(path) for path in Path().rglob("*")) == before

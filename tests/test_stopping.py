@@ -39,10 +39,14 @@ print("listening", flush=True)
 
 @pytest.fixture(autouse=True)
 def as_started_by_a_person():
-    """Without nohup, which ignores SIGHUP; and no process outlives a test that has failed."""
-    before, others = signal.signal(signal.SIGHUP, signal.SIG_DFL), children()
+    """Not in the background, nor by nohup, where SIGINT and SIGHUP are ignored; and no process
+    outlives a test that has failed.
+    """
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before, others = {one: signal.signal(one, how) for one, how in usual.items()}, children()
     yield
-    signal.signal(signal.SIGHUP, before)
+    for one, how in before.items():
+        signal.signal(one, how)
     for process in children() - others:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
