@@ -13,8 +13,7 @@ from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -158,18 +157,16 @@ class Journal:
         if (self.grid.shape, self.grid.planes) != (grid.shape, grid.planes):
             raise self._broken(f"its tiles are of {self.grid.shape}, not {grid.shape}")
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Record what waits; where a run has failed, why it has counts for more than this."""
-        with contextlib.suppress(*() if error is None else (StorageError,)):
-            self.flush()
+    @contextlib.contextmanager
+    def flushing(self) -> Iterator[None]:
+        """Record what waits at the end; where a run has failed, why it has counts for more."""
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(StorageError):
+                self.flush()
+            raise
+        self.flush()
 
     def frames(self) -> Iterator[Frame]:
         """What is recorded now."""

@@ -10,8 +10,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from types import TracebackType
-from typing import Self
 
 from tileconv.core.bitmap import Bitmap
 from tileconv.errors import OutputExistsError
@@ -170,7 +168,7 @@ def _another_input(journal: Journal, source: Source, plan: Plan, index: int) -> 
 class StoredCheck:
     """Looks at the checksums of what was staged before, in a thread, while the run goes on.
 
-    A context; its end stops it.
+    Close it, whatever became of the run.
 
     Parameters
     ----------
@@ -187,17 +185,10 @@ class StoredCheck:
         self._frames = journal.frames()
         journal.numbered = True
         self._thread = threading.Thread(target=self._run, name="tileconv-check", daemon=True)
-
-    def __enter__(self) -> Self:
         self._thread.start()
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Look at nothing more."""
         self._stop.set()
         self._thread.join()
 
@@ -222,7 +213,7 @@ class StoredCheck:
                 if not self._sink.intact(frame.receipt, self._check):
                     self._lost.add(frame.number)
         except _StoppedError:
-            pass
+            return
         except BaseException as error:  # noqa: BLE001 - raised in the thread that waits
             self._failed = error
         finally:

@@ -177,7 +177,7 @@ def fill(
     """
     plan, path = report.plan, staging.result(journal.run)
     sink = open_sink(plan.work.layout, path, resume=journal.resumed, durable=staging.durable)
-    with contextlib.closing(sink), journal:
+    with contextlib.closing(sink), journal.flushing():
         done = believed_tiles(journal, source, sink, report, listener)
         check_disk(report, staging.output, listener, parts=not backend.in_process)
         listener.started(plan)
@@ -195,7 +195,7 @@ def fill(
                 plan, source, sink, done, backend=backend, folder=staging.folder, heard=heard
             )
 
-        with StoredCheck(journal, sink) as stored:
+        with contextlib.closing(StoredCheck(journal, sink)) as stored:
             convolve_rest()
             lost = stored.lost(listener.each_tile)
         if lost:
