@@ -308,7 +308,7 @@ def _run_jobs(jobs: list[tuple[str, Job]], options: dict[str, Any]) -> None:
     told: Listener = Listener()
     if not options["quiet"]:
         told = BarProgress() if sys.stderr.isatty() else PlainProgress()
-    told.each_tile, told.committing = stopping.check, stopping.hold
+    told.each_tile, told.committing = stopping.check, stopping.too_late
     reports = []
     if len(jobs) > 1:
         _check_together(jobs)

@@ -44,6 +44,7 @@ class Stopped(BaseException):
 class _Record:
     number: int | None = None
     raising = True
+    too_late = False
 
 
 def listen() -> None:
@@ -77,9 +78,15 @@ def hold() -> None:
     _Record.raising = False
 
 
+def too_late() -> None:
+    """What could be stopped is done; what is left takes the time it takes."""
+    _Record.too_late = True
+    hold()
+
+
 def release() -> None:
     """Something is begun that can be stopped: raise signals again, also one that came meanwhile."""
-    _Record.raising = True
+    _Record.raising, _Record.too_late = True, False
     check()
 
 
@@ -95,6 +102,9 @@ def _watch(reader: int, numbers: set[int]) -> NoReturn:
     first = _heard(reader, numbers, None)
     assert first is not None
     second = _heard(reader, numbers, time.monotonic() + GRACE_S)
+    if second is None and _Record.too_late:
+        # The output has its name; what is left is to tidy up.
+        second = _heard(reader, numbers, None)
     number = second or first
     name = signal.Signals(number).name
     how = "at once" if second else f"after {GRACE_S:g} s, what was in flight is dropped"

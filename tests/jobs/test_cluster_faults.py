@@ -70,14 +70,22 @@ def test_other_versions_are_refused(slide, tmp_path, cluster, monkeypatch):
 
 def test_a_late_worker_of_another_version_is_refused(slide, tmp_path):
     with open_source(slide) as source:
-        held = HeldTask(b"", 1, Surroundings("9.9", source.raster, None, None, tmp_path, ""))
+        held = HeldTask(b"", 1, Surroundings("9.9", source.raster, "", None, tmp_path, ""))
     with pytest.raises(ClusterError, match=r"has tileconv \S+, the client 9.9; install"):
         held.open()
 
 
-def test_an_input_that_workers_do_not_see_is_refused(slide, tmp_path, cluster):
+def test_an_input_that_workers_do_not_see_is_refused(slide, tmp_path, cluster, monkeypatch):
+    usual = Surroundings.here
+
+    def seen_by_the_client_alone(*arguments):
+        found = usual(*arguments)
+        slide.unlink()
+        return found
+
+    monkeypatch.setattr(Surroundings, "here", seen_by_the_client_alone)
     says = r"worker \S+:\d+ cannot read the input: .*in\.tif"
-    fails(ClusterError, says, cluster, slide, tmp_path / "out.tif", listener=Ear(slide.unlink))
+    fails(ClusterError, says, cluster, slide, tmp_path / "out.tif")
     assert os.listdir(tmp_path) == []
 
 
@@ -92,16 +100,17 @@ def test_another_input_under_the_same_name_is_refused(slide, tmp_path, cluster):
 
 
 def test_a_stale_copy_of_the_input_is_refused(slide, tmp_path, cluster, monkeypatch):
-    """Of the same shape; only its length tells. It is the client that sees another here."""
+    """Of the same shape; its length and date tell. It is the client that sees another here."""
     usual = Surroundings.here
 
     def longer(*arguments):
-        return dataclasses.replace(usual(*arguments), input_bytes=123456789)
+        return dataclasses.replace(usual(*arguments), input_state="another")
 
     monkeypatch.setattr(Surroundings, "here", longer)
     size = slide.stat().st_size
     says = (
-        rf"worker \S+:\d+ sees another file size as the input, {size}, than the client, 123456789"
+        rf"worker \S+:\d+ sees another state of a file as the input, {size} bytes of \d+, "
+        "than the client, another"
     )
     fails(ClusterError, says, cluster, slide, tmp_path / "out.zarr")
     assert os.listdir(tmp_path) == ["in.tif"]

@@ -14,7 +14,6 @@ import pytest
 
 from tileconv.core.grid import TileGrid
 from tileconv.errors import ConfigError, LockedError, OutputExistsError, StorageError
-from tileconv.jobs import staging as staging_module
 from tileconv.jobs.journal import Journal, Totals
 from tileconv.jobs.staging import check_output, stage
 from tileconv.stores.sink import Receipt
@@ -37,9 +36,9 @@ def read(path):
 def test_the_result_takes_its_name_at_the_commit(tmp_path, folder):
     output = tmp_path / "deep" / "er" / "out"
     with stage(output, overwrite=False) as staging:
-        write(staging.result(RUN), "new", folder=folder)
+        write(staging.result(), "new", folder=folder)
         assert not output.exists()
-        staging.commit(staging.result(RUN))
+        staging.commit(staging.result())
     assert read(output) == "new"
     assert os.listdir(output.parent) == ["out"]
 
@@ -50,9 +49,9 @@ def test_overwriting_replaces_only_at_the_commit(tmp_path, folder, old_folder):
     output = tmp_path / "out"
     write(output, "old", folder=old_folder)
     with stage(output, overwrite=True) as staging:
-        write(staging.result(RUN), "new", folder=folder)
+        write(staging.result(), "new", folder=folder)
         assert read(output) == "old"
-        staging.commit(staging.result(RUN))
+        staging.commit(staging.result())
     assert read(output) == "new"
     assert os.listdir(tmp_path) == ["out"]
 
@@ -61,16 +60,16 @@ def test_overwriting_replaces_only_at_the_commit(tmp_path, folder, old_folder):
 def test_a_name_taken_meanwhile_is_not_replaced(tmp_path, folder):
     output = tmp_path / "out"
     with stage(output, overwrite=False) as staging:
-        write(staging.result(RUN), "new", folder=folder)
+        write(staging.result(), "new", folder=folder)
         write(output, "other", folder=folder)
         with pytest.raises(OutputExistsError):
-            staging.commit(staging.result(RUN))
+            staging.commit(staging.result())
     assert read(output) == "other"
 
 
 def test_a_failed_run_leaves_nothing(tmp_path):
     with pytest.raises(KeyError), stage(tmp_path / "a" / "out", overwrite=False) as staging:
-        write(staging.result(RUN), "half", folder=True)
+        write(staging.result(), "half", folder=True)
         raise KeyError
     assert os.listdir(tmp_path) == []
 
@@ -81,13 +80,13 @@ def test_what_a_killed_run_left_is_cleared(tmp_path):
     (left / RUN).mkdir()
     write(left / RUN / "result", "half", folder=True)
     with stage(tmp_path / "out", overwrite=False) as staging:
-        assert not staging.result(RUN).exists()
+        assert not staging.result().exists()
 
 
 def test_one_of_two_runs_wins_and_the_other_touches_nothing(tmp_path):
     output = tmp_path / "out"
     with stage(output, overwrite=False) as staging:
-        write(staging.result(RUN), "new", folder=False)
+        write(staging.result(), "new", folder=False)
         with pytest.raises(LockedError), stage(output, overwrite=False):
             pass
         code = "import sys; from pathlib import Path; from tileconv.jobs.staging import stage\n"
@@ -96,7 +95,7 @@ def test_one_of_two_runs_wins_and_the_other_touches_nothing(tmp_path):
             [sys.executable, "-c", code, str(output)], capture_output=True, text=True, check=False
         )
         assert "LockedError" in other.stderr
-        assert read(staging.result(RUN)) == "new"
+        assert read(staging.result()) == "new"
 
 
 def test_outputs_in_the_way_or_in_the_input_are_refused(tmp_path):
@@ -141,8 +140,8 @@ def test_overwriting_where_names_cannot_be_exchanged(tmp_path, no_exchange, old_
     output = tmp_path / "out"
     write(output, "old", folder=old_folder)
     with stage(output, overwrite=True) as staging:
-        write(staging.result(RUN), "new", folder=True)
-        staging.commit(staging.result(RUN))
+        write(staging.result(), "new", folder=True)
+        staging.commit(staging.result())
     assert read(output) == "new"
     assert os.listdir(tmp_path) == ["out"]
 
@@ -151,14 +150,15 @@ def test_a_failed_second_step_gives_the_old_output_its_name_back(tmp_path, no_ex
     output = tmp_path / "out"
     write(output, "old", folder=True)
     with stage(output, overwrite=True) as staging, pytest.raises(StorageError):
-        staging.commit(staging.result(RUN))  # There is no result to move.
+        staging.commit(staging.result())  # There is no result to move.
     assert read(output) == "old"
     assert os.listdir(tmp_path) == ["out"]
 
 
 def test_a_kill_between_the_two_steps_is_repaired_by_the_next_run(tmp_path):
     output = tmp_path / "out"
-    write(staging_module._aside(output), "old", folder=True)
+    (tmp_path / ".out.tileconv").mkdir()
+    write(tmp_path / ".out.tileconv" / "old", "old", folder=True)
     with stage(output, overwrite=True):
         assert read(output) == "old"
     assert os.listdir(tmp_path) == ["out"]
@@ -196,7 +196,7 @@ def test_a_removal_that_is_cut_short_keeps_the_record_to_its_end(tmp_path, monke
 
         monkeypatch.setattr(os, name, noted)
     with stage(output, overwrite=False) as staging:
-        write(staging.result(RUN), "new", folder=True)
+        write(staging.result(), "new", folder=True)
         (staging.folder / "journal").touch()
     assert removed[-2:] == ["journal", ".out.tileconv"]
     output.mkdir()
@@ -229,22 +229,22 @@ def test_a_kill_after_the_second_step_leaves_no_old_output(tmp_path, no_exchange
         pytest.MonkeyPatch.context() as patched,
         stage(output, overwrite=True) as staging,
     ):
-        write(staging.result(RUN), "new", folder=True)
+        write(staging.result(), "new", folder=True)
         journal = Journal(staging.folder, {}, TileGrid((1, 1), (1, 1)))
         journal.record(np.zeros((1, 2), np.uint64), Receipt(np.zeros((0, 4), np.uint64)), Totals())
-        journal.committing(staging.result(RUN))
+        journal.committing(staging.result())
         usual = Path.rename
 
         def killed(path, target):
-            if path.name == ".out.old":
+            if path.name == "old":
                 raise KeyboardInterrupt
             usual(path, target)
 
         patched.setattr(Path, "rename", killed)
-        staging.commit(staging.result(RUN))
-    assert sorted(os.listdir(tmp_path)) == [".out.old", ".out.tileconv", "out"]
+        staging.commit(staging.result())
+    assert sorted(os.listdir(tmp_path)) == [".out.tileconv", "out"]
     with stage(output, overwrite=True) as staging:
-        assert staging.is_done({})
+        assert staging.is_done({}, no_absent=True, no_bad=True)
     assert os.listdir(tmp_path) == ["out"]
     assert read(output) == "new"
 

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("small_tiles")
 
 WRITES = {"journal frame appended", "tile's data written", "part's data written", "parts joined"}
 WRITES |= {"tables written", "header written", "metadata written"}
-AT_THE_END = {"staging emptied", "staging removed", "old output removed"}
+AT_THE_END = {"staging emptied", "staging removed"}
 WORKERS = 2
 
 
@@ -171,7 +171,7 @@ class Cases:
         late = step in AT_THE_END and self.setting.found in ("nothing", "old output")
         if not os.path.lexists(output):
             between = self.setting.no_exchange and self.setting.found == "old output"
-            aside = self.place / f".{output.name}.old"
+            aside = self.place / f".{output.name}.tileconv" / "old"
             assert self.setting.found != "old output" or (between and aside.exists())
             assert not late
             return False

@@ -239,6 +239,11 @@ class Job(_Table, frozen=True, kw_only=True):
         return {key: path for key, path in given.items() if path is not None}
 
     @property
+    def input_path(self) -> Path | None:
+        """Where the raster is; None for a made-up one."""
+        return None if self.input.path is None else self.resolve(self.input.path)
+
+    @property
     def output_path(self) -> Path:
         """Where the result goes."""
         return self.resolve(self.output.path)

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from tileconv.stores.disk import storage_error, storing, sync_folder, write_all
+from tileconv.stores.disk import storage_error, storing, sync_file, sync_folder, write_all
 from tileconv.stores.sink import UNIT_FIELDS
 
 TILE_FIELDS = 2
@@ -62,6 +62,8 @@ class FrameFile:
     ----------
     frames : int
         How many there are.
+    damaged : bool
+        Whether others come after one that is not whole, which no end of a process explains.
 
     Raises
     ------
@@ -76,6 +78,7 @@ class FrameFile:
         for body in _bodies(path):
             self._end += _HEAD.size + len(body.data)
             self.frames += 1
+        self.damaged = _goes_on(path, self._end)
 
     def __iter__(self) -> Iterator[Stored]:
         """Every frame there is now.
@@ -125,14 +128,31 @@ class FrameFile:
         new = self.path.with_name(f"{self.path.name}.new")
         with storing(new, "write"):
             new.unlink(missing_ok=True)
-        shorter = FrameFile(new, durable=self._durable)
+        shorter = FrameFile(new)
         for frame in frames:
             shorter.append(*frame)
         with storing(self.path, "write"):
+            if self._durable:
+                sync_file(new)
             new.replace(self.path)
             if self._durable:
                 sync_folder(self.path.parent)
         self._end, self.frames = shorter._end, shorter.frames
+
+
+_SEARCHED_BYTES = 64 << 20
+
+
+def _goes_on(path: Path, end: int) -> bool:
+    """Whether a frame begins after the one that is not whole and ends a file."""
+    try:
+        with path.open("rb") as file:
+            file.seek(end)
+            return _MAGIC in file.read(_SEARCHED_BYTES)[len(_MAGIC) :]
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise storage_error(path, error, doing="read") from error
 
 
 def frames_in(path: Path, end: int | None = None) -> Iterator[Stored]:

@@ -7,7 +7,6 @@ of the run; every other one some tiles and where they are, or what befell the ru
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping
@@ -21,6 +20,7 @@ from tileconv.core.grid import TileGrid
 from tileconv.errors import OutputExistsError, StorageError
 from tileconv.jobs.batches import BatchResult
 from tileconv.jobs.frames import FrameFile, Stored, frames_in
+from tileconv.jobs.tile_task import TileResult
 from tileconv.stores.absent import Absences
 from tileconv.stores.disk import storing
 from tileconv.stores.sink import Receipt
@@ -113,9 +113,6 @@ class Journal:
     folder : Path
     grid : TileGrid
         The tiles of the staged run.
-    run : str
-        Tells the staged run from any other: what is left of those that were dropped, on
-        machines that have not heard of it, works under another name.
     resumed : bool
         Whether there is a run to go on with.
     numbered : bool
@@ -136,7 +133,7 @@ class Journal:
     ) -> None:
         self.folder = folder
         self._file = FrameFile(folder / NAME, durable=durable)
-        self._waiting: dict[str, _Waiting] = {}
+        self._waiting: dict[str, list[TileResult]] = {}
         self._flushed = float("-inf")
         self._gathered_at = 0
         self.numbered = self.input_changed = False
@@ -145,15 +142,15 @@ class Journal:
         found = next((frame.text for frame in self._file), None)
         self.resumed = found is not None
         if found is None:
-            self.run, self.grid = os.urandom(8).hex(), grid
-            self._file.append({"settings": settings, "grid": _grid_text(grid), "run": self.run})
+            self.grid = grid
+            self._file.append({"settings": settings, "grid": _grid_text(grid)})
             return
         differing = _differing(found["settings"], settings)
-        if list(differing) == [INPUT] and self._was_bad():
+        if list(differing) == [INPUT] and self._may_be_repaired(settings[INPUT]):
             self.input_changed = True
         elif differing:
             raise refusal(folder, differing.values())
-        self.run, self.grid = str(found["run"]), _grid_of(found["grid"])
+        self.grid = _grid_of(found["grid"])
         if (self.grid.shape, self.grid.planes) != (grid.shape, grid.planes):
             raise self._broken(f"its tiles are of {self.grid.shape}, not {grid.shape}")
 
@@ -168,6 +165,11 @@ class Journal:
             raise
         self.flush()
 
+    @property
+    def damaged(self) -> bool:
+        """Whether it was found to be damaged within, so that some of it is not known."""
+        return self._file.damaged
+
     def frames(self) -> Iterator[Frame]:
         """What is recorded now."""
         for number, (text, tiles, units) in enumerate(self._file):
@@ -179,31 +181,25 @@ class Journal:
             yield Frame(number, tiles, receipt, Totals(**text))
 
     def add(self, result: BatchResult) -> None:
-        """Record the tiles of a batch, now or, if they are quick, with the next; see `FLUSH_S`."""
+        """Record the tiles of a batch, now or, if they are quick, with the next; see `FLUSH_S`.
+
+        A signal may end this anywhere: a tile waits as a whole, or not at all.
+        """
         for tile in result.tiles:
-            waiting = self._waiting.setdefault(tile.receipt.part, _Waiting())
-            waiting.tiles.append((tile.index, tile.input_checksum))
-            waiting.units.append(tile.receipt.units)
-            totals = waiting.totals
-            totals.pixels += tile.pixels
-            totals.clipped += tile.clipped
-            totals.nans += tile.nans
-            totals.absent += tile.absent.numbers.tolist()
-            totals.absent_names += tile.absent.names
-            totals.bad += tile.bad.numbers.tolist()
-            totals.bad_names += tile.bad.names
+            self._waiting.setdefault(tile.receipt.part, []).append(tile)
         took = sum(tile.elapsed_s for tile in result.tiles)
         late = took >= FLUSH_S or time.monotonic() - self._flushed >= FLUSH_S
-        if late or sum(len(w.tiles) for w in self._waiting.values()) >= FLUSH_TILES:
+        if late or sum(map(len, self._waiting.values())) >= FLUSH_TILES:
             self.flush()
 
     def flush(self) -> None:
         """Record what waits."""
         self._flushed = time.monotonic()
-        for part, waiting in list(self._waiting.items()):
-            receipt = Receipt(np.concatenate(waiting.units), part)
-            self.record(np.array(waiting.tiles, np.uint64), receipt, waiting.totals)
-            del self._waiting[part]
+        while self._waiting:
+            part, waiting = self._waiting.popitem()
+            tiles = np.array([(one.index, one.input_checksum) for one in waiting], np.uint64)
+            units = np.concatenate([one.receipt.units for one in waiting])
+            self.record(tiles, Receipt(units, part), _totals(waiting))
 
     def record(self, tiles: np.ndarray, receipt: Receipt, totals: Totals) -> None:
         """Record finished tiles at once; see `Frame`."""
@@ -230,9 +226,16 @@ class Journal:
             identity = _identity(result)
         self._file.append({"committing": list(identity)})
 
-    def _was_bad(self) -> bool:
-        """Whether chunks of the input were found to be bad, which may have been repaired."""
-        return any("bad_input" in frame.text or frame.text.get("bad") for frame in self._file)
+    def accept_input(self, identity: str) -> None:
+        """Record that a repaired input has the pixels that finished tiles were made of."""
+        self._file.append({INPUT: identity})
+
+    def _may_be_repaired(self, identity: str) -> bool:
+        """Whether the input was bad, or is already another than the first, by the same right."""
+        return any(
+            "bad_input" in frame.text or frame.text.get("bad") or frame.text.get(INPUT) == identity
+            for frame in self._file
+        )
 
     def _broken(self, why: str) -> StorageError:
         return StorageError(
@@ -240,13 +243,17 @@ class Journal:
         )
 
 
-@dataclass(slots=True)
-class _Waiting:
-    """Tiles of one part that are not recorded yet."""
-
-    tiles: list[tuple[int, int]] = field(default_factory=list)
-    units: list[np.ndarray] = field(default_factory=list)
-    totals: Totals = field(default_factory=Totals)
+def _totals(tiles: list[TileResult]) -> Totals:
+    """The counts of some tiles."""
+    return Totals(
+        pixels=sum(tile.pixels for tile in tiles),
+        clipped=sum(tile.clipped for tile in tiles),
+        nans=sum(tile.nans for tile in tiles),
+        absent=[number for tile in tiles for number in tile.absent.numbers.tolist()],
+        absent_names=[name for tile in tiles for name in tile.absent.names],
+        bad=[number for tile in tiles for number in tile.bad.numbers.tolist()],
+        bad_names=[name for tile in tiles for name in tile.bad.names],
+    )
 
 
 def _gathered(frames: Iterable[Stored]) -> Iterator[Stored]:
@@ -288,13 +295,19 @@ def settings_in(folder: Path) -> Settings | None:
     return next((frame.text["settings"] for frame in frames_in(folder / NAME)), None)
 
 
+def filled_in(folder: Path) -> tuple[bool, bool]:
+    """Whether absent chunks of the input, and bad ones, were filled for tiles that are done."""
+    texts = [frame.text for frame in frames_in(folder / NAME)]
+    return any(text.get("absent") for text in texts), any(text.get("bad") for text in texts)
+
+
 def is_finished(folder: Path, output: Path) -> bool:
     """Whether the run of a staging folder has given its result the final name already."""
     said = [
         frame.text["committing"] for frame in frames_in(folder / NAME) if "committing" in frame.text
     ]
     try:
-        return bool(said) and said[-1] == list(_identity(output))
+        return bool(said) and said[-1] == _identity(output)
     except OSError:
         return False
 
@@ -306,10 +319,12 @@ def note_bad_input(folder: Path, why: str) -> None:
         file.append({"bad_input": why[:1000]})
 
 
-def _identity(path: Path) -> tuple[int, int]:
-    """What stays the same when a file or a folder is renamed."""
+def _identity(path: Path) -> list[int]:
+    """What stays the same when a file or an array's folder is renamed, and not when it changes."""
     found = path.lstat()
-    return found.st_dev, found.st_ino
+    inner = path / "zarr.json" if path.is_dir() else path
+    written = inner.stat() if inner.exists() else found
+    return [found.st_dev, found.st_ino, written.st_size, written.st_mtime_ns]
 
 
 def _differing(found: Settings, settings: Settings) -> dict[str, str]:

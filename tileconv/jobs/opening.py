@@ -17,16 +17,15 @@ from tileconv.stores.source import Source
 
 def check_names(job: Job) -> None:
     """Refuse what can be refused from the names alone, before a file is opened."""
-    if job.input.path is not None:
-        refuse_missing(job.resolve(job.input.path))
+    if (source := job.input_path) is not None:
+        refuse_missing(source)
     check_output_name(job)
 
 
 def check_output_name(job: Job) -> None:
     """Refuse an output that can be refused from the names alone."""
-    source = None if job.input.path is None else job.resolve(job.input.path)
     format_of(job.output_path)
-    check_output(job.output_path, source, overwrite=job.output.overwrite)
+    check_output(job.output_path, job.input_path, overwrite=job.output.overwrite)
 
 
 def refuse_missing(source: Path) -> None:

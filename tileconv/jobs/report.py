@@ -10,7 +10,6 @@ from tileconv.jobs.journal import Frame
 from tileconv.jobs.limits import peak_resident_bytes
 from tileconv.jobs.plan import Plan
 from tileconv.stores.absent import AbsentChunks, BadChunks
-from tileconv.stores.source import Source
 
 
 @dataclass(slots=True)
@@ -74,12 +73,6 @@ class Report:
         self.stored_bytes -= frame.receipt.stored_bytes
         self.clipped -= totals.clipped
         self.nans -= totals.nans
-
-    def recount(self, source: Source) -> None:
-        """Count absent and bad chunks anew: those that `source` has met just now."""
-        self.absent, self.bad = AbsentChunks(self.chunks), BadChunks(self.chunks)
-        self.absent.merge(source.absent.news())
-        self.bad.merge(source.bad.news())
 
     def add(self, result: BatchResult) -> None:
         """Count the tiles of a batch."""

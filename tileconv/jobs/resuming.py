@@ -19,7 +19,7 @@ from tileconv.jobs.plan import Plan
 from tileconv.jobs.progress import Listener
 from tileconv.jobs.report import Report
 from tileconv.jobs.tile_task import TileTask
-from tileconv.stores.absent import Bad, Missing
+from tileconv.stores.absent import Absences, AbsentChunks, Bad, BadChunks, Missing
 from tileconv.stores.sink import Sink
 from tileconv.stores.source import Source
 
@@ -58,6 +58,8 @@ def believed_tiles(
         changed = changed_frames(journal, source, sink, report, listener)
         if changed:
             withdraw(journal, done, report, changed, listener)
+        if journal.input_changed:
+            journal.accept_input(source.identity)
     return done
 
 
@@ -72,6 +74,11 @@ def recorded_tiles(journal: Journal, sink: Sink, report: Report, listener: Liste
         else:
             lost.add(frame.number)
             tiles += len(frame.tiles)
+    if journal.damaged:
+        listener.warned(
+            f"the record of the run before in {journal.folder} is damaged within; tiles that it "
+            "names from there on are done again"
+        )
     if lost:
         listener.warned(_done_again(tiles, journal))
         journal.drop(lost)
@@ -139,20 +146,26 @@ def changed_frames(
             for index, value in frame.tiles.tolist():
                 yield frame, index, value
 
-    def is_same(item: tuple[Frame, int, int]) -> tuple[Frame, int, bool]:
+    def is_same(item: tuple[Frame, int, int]) -> tuple[Frame, int, bool, Absences, Absences]:
         frame, index, value = item
-        return frame, index, task.input_checksum(plan.grid[index]) == value
+        same = task.input_checksum(plan.grid[index]) == value
+        return frame, index, same, source.absent.news(), source.bad.news()
 
     changed: set[int] = set()
+    absent, bad = AbsentChunks(report.chunks), BadChunks(report.chunks)
     with ThreadPoolExecutor(plan.workers, thread_name_prefix="tileconv") as pool:
-        for frame, index, same in run_bounded(pool, is_same, tiles(), plan.workers + 1):
+        for frame, index, same, absences, damage in run_bounded(
+            pool, is_same, tiles(), plan.workers + 1
+        ):
             listener.each_tile()
             if same:
+                absent.merge(absences)
+                bad.merge(damage)
                 continue
             if not filled:
                 raise _another_input(journal, source, plan, index)
             changed.add(frame.number)
-    report.recount(source)
+    report.absent, report.bad = absent, bad
     return changed
 
 

@@ -23,6 +23,7 @@ from tileconv.jobs.resuming import StoredCheck, believed_tiles, count_tiles, wit
 from tileconv.jobs.staging import Staging, noting_bad_input, stage
 from tileconv.jobs.tile_task import TileTask
 from tileconv.jobs.work import Work, resolve
+from tileconv.stores.absent import Bad, Missing
 from tileconv.stores.formats import open_sink
 from tileconv.stores.sink import Sink
 from tileconv.stores.source import Source
@@ -70,7 +71,7 @@ def run(
     job, listener = as_job(job), listener or Listener()
     check_names(job)
     with (
-        noting_bad_input(job.output_path),
+        noting_bad_input(job.output_path, job.input_path),
         open_input(job) as source,
         backend_of(job.run, client, listener) as backend,
     ):
@@ -127,7 +128,11 @@ def execute(  # noqa: PLR0913 - each is said by name
         needed_bytes=plan.work.layout.max_bytes,
     ) as staging:
         settings = settings_of(plan.work, source)
-        is_done = staging.is_done(settings)
+        is_done = staging.is_done(
+            settings,
+            no_absent=source.absent.missing is Missing.ERROR,
+            no_bad=source.bad.bad is Bad.ERROR,
+        )
         journal = Journal(staging.folder, settings, plan.grid, durable=durable)
         # On the tiles of the run that is gone on with, whatever this one would have chosen.
         report = Report(plan_on(plan, journal.grid), str(output), source.absent.chunks)
@@ -175,7 +180,7 @@ def fill(
     Path
         The output, which has yet to take its name.
     """
-    plan, path = report.plan, staging.result(journal.run)
+    plan, path = report.plan, staging.result()
     sink = open_sink(plan.work.layout, path, resume=journal.resumed, durable=staging.durable)
     with contextlib.closing(sink), journal.flushing():
         done = believed_tiles(journal, source, sink, report, listener)

@@ -25,14 +25,16 @@ from tileconv.errors import (
     OutputExistsError,
     StorageError,
 )
-from tileconv.jobs.journal import NAME as JOURNAL_NAME
 from tileconv.jobs.journal import (
+    INPUT,
     Settings,
+    filled_in,
     has_tiles,
     is_finished,
     note_bad_input,
     settings_in,
 )
+from tileconv.jobs.journal import NAME as JOURNAL_NAME
 from tileconv.jobs.locking import locked, make_locked
 from tileconv.jobs.renaming import exchange, rename_if_free, repair
 from tileconv.stores.disk import make_folder, storage_error, storing, sync_folder
@@ -40,15 +42,19 @@ from tileconv.stores.disk import make_folder, storage_error, storing, sync_folde
 NAME_BYTES_MAX = 255 - len("..tileconv")
 """Longest name that leaves room for what a staging folder's name adds, in bytes."""
 
+OLD_NAME = "old"
+"""What an old output is called while the new one takes its name in two steps."""
+
 TOKEN_NAME = "workers-look-for-this"  # noqa: S105 - a file's name
 """What a cluster's workers must find in the staging folder, to know it for the client's."""
 
 _NAME_DISK_BYTES = 4096
 """What a name may take on the disk: a block of its folder."""
 
-_OURS = re.compile(rf"{JOURNAL_NAME}(\.new)?|{TOKEN_NAME}.*|[0-9a-f]{{16}}")
+_RESULT = re.compile(r"[0-9a-f]{16}")
+_OURS = re.compile(rf"{JOURNAL_NAME}(\.new)?|{TOKEN_NAME}.*|{_RESULT.pattern}|{OLD_NAME}")
 """Names of what a run makes in its staging folder: the journal, what a cluster's workers look
-for, and a folder for the result of each run."""
+for, a folder for the result, and an old output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,23 +81,33 @@ class Staging:
     durable: bool = False
     needed_bytes: int = 0
 
-    def result(self, run: str) -> Path:
-        """Where the sink of a run writes; it becomes `output` at the commit.
+    def result(self) -> Path:
+        """Where the sink of a run writes, or goes on; it becomes `output` at the commit.
+
+        Its folder has another name each time: workers of a run that ended, which have not heard
+        of it, find nothing to write into.
 
         Raises
         ------
         StorageError
             Its folder cannot be made.
         """
-        folder = self.folder / run
+        folder = self.folder / os.urandom(8).hex()
         with storing(folder, "create", needed_bytes=self.needed_bytes):
-            make_folder(folder, durable=self.durable)
+            before = _results(self.folder)
+            if before:
+                before[0].rename(folder)
+                if self.durable:
+                    sync_folder(self.folder)
+            else:
+                make_folder(folder, durable=self.durable)
         return folder / "result"
 
-    def is_done(self, settings: Settings) -> bool:
+    def is_done(self, settings: Settings, *, no_absent: bool, no_bad: bool) -> bool:
         """Whether the output is there already: made by this very run, killed over its end.
 
-        What another run has left over so is dropped.
+        What another run has left over so is dropped, and so is one that has filled absent or bad
+        chunks of the input where this one may not.
 
         Raises
         ------
@@ -102,7 +118,9 @@ class Staging:
         """
         if not is_finished(self.folder, self.output):
             return False
-        if settings_in(self.folder) == settings:
+        absent, bad = filled_in(self.folder)
+        filled = (absent and no_absent) or (bad and no_bad)
+        if settings_in(self.folder) == settings and not filled:
             return True
         if not self.overwrite:
             raise OutputExistsError(_taken(self.output))
@@ -127,7 +145,7 @@ class Staging:
                     self._sync_or_undo(result)
                 return
             if result.is_dir() or self.output.is_dir():
-                exchange(result, self.output, _aside(self.output))
+                exchange(result, self.output, self.folder / OLD_NAME)
             else:
                 result.replace(self.output)
             if self.durable:
@@ -173,6 +191,8 @@ def check_output(output: Path, source: Path | None, *, overwrite: bool) -> None:
             parent = parent.parent
         if not parent.is_dir():
             raise ConfigError(f"output {output}: {parent} is not a folder; choose another name")
+        if overwrite and output.is_dir() and not os.access(output, os.W_OK | os.X_OK):
+            raise StorageError(f"cannot replace {output}: permission denied; choose another")
         if not os.access(parent, os.W_OK | os.X_OK):
             raise StorageError(f"cannot write into {parent}: permission denied; choose another")
     except (OSError, RuntimeError) as error:
@@ -235,9 +255,10 @@ def stage(
         with storing(folder, "make", needed_bytes=needed_bytes):
             made += [path for path in folder.parents if not path.exists()]
             lock = make_locked(folder, output)
-            repair(output, _aside(output))
-            if finished := is_finished(folder, output):
-                _delete(_aside(output))
+            repair(output, folder / OLD_NAME)
+            finished = is_finished(folder, output)
+            if not restart:
+                _refuse_damaged(folder)
             if restart or not has_tiles(folder):
                 _empty(folder)
             if durable:
@@ -262,8 +283,8 @@ def stage(
 
 
 @contextlib.contextmanager
-def noting_bad_input(output: Path) -> Iterator[None]:
-    """Where a chunk of the input is found to be bad, what is staged for `output` says so.
+def noting_bad_input(output: Path, source: Path | None) -> Iterator[None]:
+    """Where a chunk of an input is found to be bad, what is staged for `output` of it says so.
 
     The input may be repaired then, and become another file: it is gone on with what was done,
     if what was read is the same; see `Journal.input_changed`.
@@ -273,7 +294,9 @@ def noting_bad_input(output: Path) -> Iterator[None]:
     except BadChunkError as error:
         folder = _folder_of(output.absolute())
         with contextlib.suppress(OSError, LockedError, StorageError), locked(folder, output):
-            note_bad_input(folder, str(error))
+            settings = settings_in(folder)
+            if settings and source and settings[INPUT].startswith(f"{source.resolve()}, "):
+                note_bad_input(folder, str(error))
         raise
 
 
@@ -312,9 +335,8 @@ def _refuse_taken(output: Path, *, overwrite: bool) -> None:
     folder = _folder_of(output)
     if overwrite or not os.path.lexists(output) or is_finished(folder, output):
         return
-    with contextlib.suppress(OSError):  # Empty, of a run that was killed over its very end.
-        if not folder.is_symlink() and not any(folder.iterdir()):
-            folder.rmdir()
+    with contextlib.suppress(OSError, LockedError), locked(folder, output):
+        folder.rmdir()  # If it is empty, of a run that was killed over its very end.
     raise OutputExistsError(_taken(output))
 
 
@@ -358,6 +380,20 @@ def _delete(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def _refuse_damaged(folder: Path) -> None:
+    """Refuse to drop what a run has left whose record cannot be read from its beginning on."""
+    if _results(folder) and settings_in(folder) is None and (folder / JOURNAL_NAME).exists():
+        raise StorageError(
+            f"{folder / JOURNAL_NAME} is damaged: what an unfinished run has done cannot be told; "
+            "restore it, or begin anew with --restart"
+        )
+
+
+def _results(folder: Path) -> list[Path]:
+    """Folders for the result of a run; there is one at most. Raises OSError."""
+    return [path for path in folder.iterdir() if _RESULT.fullmatch(path.name)]
+
+
 def _empty(folder: Path) -> None:
     """Remove what a killed run left, and nothing that is not ours.
 
@@ -373,11 +409,6 @@ def _empty(folder: Path) -> None:
             "tileconv's; remove it, or choose another output"
         )
     _drop(folder)
-
-
-def _aside(output: Path) -> Path:
-    """Where an old output waits while the new one takes its name in two steps."""
-    return output.with_name(f".{_short(output.name)}.old")
 
 
 def _taken(output: Path) -> str:

@@ -65,7 +65,7 @@ def save_array(array: da.Array, output: Output, run: Run, *, axes: str | None) -
     client = current_client()
     # Opened anew, so that its cache can be given the size that was planned.
     with (
-        noting_bad_input(path),
+        noting_bad_input(path, file.path),
         file.reopened() as source,
         backend_of(run, client) as backend,
     ):
@@ -112,7 +112,7 @@ def _save_computed(array: da.Array, work: Work, output: Output, run: Run) -> Rep
             raise OutputExistsError(
                 f"{staging.folder} holds an unfinished run of a job; end that, or remove the folder"
             )
-        result_path = staging.result(os.urandom(8).hex())
+        result_path = staging.result()
         sink = open_sink(layout, result_path, durable=run.durable)
         try:
             for result in _stored(array.rechunk(chunks), work.source, sink.writer):

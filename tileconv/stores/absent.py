@@ -7,7 +7,7 @@ read or decoded, or should be there and is not.
 from __future__ import annotations
 
 import threading
-from array import array
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -43,7 +43,8 @@ class Absences:
 class ChunkTally:
     """Counts chunks of a source, and keeps the names of the first `NAMED`.
 
-    Thread-safe. A chunk that is met twice counts once, by a bit for each chunk.
+    Thread-safe. A chunk that is met twice counts once, by a bit for each chunk; but every thread
+    is told of all that it has met, whoever met them first.
 
     Parameters
     ----------
@@ -58,16 +59,25 @@ class ChunkTally:
         self.count = 0
         self.first: list[str] = []
         self._seen = Bitmap(0)
-        self._news = array("q")
-        self._told = 0
+        self._names: dict[int, str] = {}
+        self._met = threading.local()
         self._lock = threading.Lock()
 
+    def meet(self, numbers: Iterable[int]) -> None:
+        """Note those of some chunks that were counted as met by the calling thread.
+
+        They may have been counted before, when they were read into a cache.
+        """
+        if self.count:
+            self._mine().update(number for number in numbers if self._seen[number])
+
     def news(self) -> Absences:
-        """What was counted since this was last asked, for another's `merge`."""
-        with self._lock:
-            numbers, self._news = np.array(self._news, np.int64), array("q")
-            names, self._told = tuple(self.first[self._told :]), len(self.first)
-            return Absences(numbers, names)
+        """What the calling thread has met since it last asked, for another's `merge`."""
+        mine = self._mine()
+        numbers = sorted(mine)
+        mine.clear()
+        names = [self._names[number] for number in numbers if number in self._names]
+        return Absences(np.array(numbers, np.int64), tuple(names))
 
     def merge(self, found: Absences) -> None:
         """Count what another process, or another source of the same raster, has found."""
@@ -80,10 +90,15 @@ class ChunkTally:
     def _count(self, number: int, name: str) -> None:
         """Count chunk `number`, that people know as `name`."""
         with self._lock:
-            if self._is_new(number):
-                self._news.append(number)
-                if len(self.first) < self.NAMED:
-                    self.first.append(name)
+            if self._is_new(number) and len(self.first) < self.NAMED:
+                self.first.append(name)
+                self._names[number] = name
+        self._mine().add(number)
+
+    def _mine(self) -> set[int]:
+        """What the calling thread has met."""
+        mine: set[int] = self._met.__dict__.setdefault("numbers", set())
+        return mine
 
     def _is_new(self, number: int) -> bool:
         """Count a chunk that was not counted before."""

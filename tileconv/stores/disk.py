@@ -57,6 +57,15 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def sync_file(path: Path) -> None:
+    """Have what a file holds survive a loss of power. Raises OSError."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def _free_text(path: str | Path) -> str:
     """Free bytes for a message about a disk that may not even say so much."""
     try:

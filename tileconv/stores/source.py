@@ -69,6 +69,11 @@ class Source(ABC):
         return f"in memory, {os.urandom(8).hex()}" if self.path is None else identity(self.path)
 
     @property
+    def state(self) -> str:
+        """What of `identity` other machines see too: all but where it lies."""
+        return self.identity.removeprefix(f"{self.path.resolve()}, " if self.path else "")
+
+    @property
     def tags(self) -> TiffTags | None:
         """What an output TIFF should carry over; None where nothing is known."""
         return None

@@ -24,6 +24,7 @@ STEPS = (
     ("journal replaced", "rename|replace", rf"{_STAGING}/journal"),
     ("workers' token written", "open-write", rf"{_STAGING}/workers-look-for-this"),
     ("run's folder made", "mkdir", _RUN),
+    ("run's folder named anew", "rename", _RUN),
     ("output opened", "open-write", rf"{_RUN}/result"),
     ("tile's data written", "pwrite", rf"{_RUN}/result"),
     ("array's folder made", "mkdir", rf"{_RUN}/result"),
@@ -39,11 +40,10 @@ STEPS = (
     ("metadata opened", "open-write", rf"{_RUN}/result/zarr\.json"),
     ("metadata written", "pwrite", rf"{_RUN}/result/zarr\.json"),
     ("final name given", "renameat2|rename|replace|link", _OUT),
-    ("old output put aside", "rename", r"\.[^/]+\.old"),
+    ("old output put aside", "rename", rf"{_STAGING}/old"),
     ("old output taken in", "rename", rf"{_RUN}/result"),
     ("staging emptied", "unlink|rmdir", rf"{_STAGING}/.+"),
     ("staging removed", "rmdir", _STAGING),
-    ("old output removed", "unlink|rmdir", r"\.[^/]+\.old(/.*)?"),
 )
 _PATTERNS = [(name, re.compile(kinds), re.compile(path)) for name, kinds, path in STEPS]
 

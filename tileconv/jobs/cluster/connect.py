@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import socket
 import threading
@@ -179,8 +180,16 @@ def _deafen() -> None:
     A thread's blocked signals are those of the threads and processes it starts, and so of
     the thread that starts a local cluster's workers, at first and whenever one has died.
     """
-    # It unblocks the signal in the thread that starts it.
-    resource_tracker.ensure_running()
+    # It unblocks the signal in the thread that starts it. Where this process is killed it tidies
+    # up after it, and would print that it does.
+    before = os.environ.get("PYTHONWARNINGS")
+    os.environ["PYTHONWARNINGS"] = "ignore"
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        os.environ.pop("PYTHONWARNINGS")
+        if before is not None:
+            os.environ["PYTHONWARNINGS"] = before
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
@@ -196,8 +205,11 @@ def _remote(address: str) -> Iterator[distributed.Client]:
         try:
             # Aside, since dask waits for ever for one that takes the call and says nothing.
             client = _aside(connect).result(timeout=CONNECT_S)
-        except ValueError as error:
-            raise ConfigError(f"run.cluster {address!r} is no address: {error}") from None
+        except (ValueError, TypeError, ImportError, RuntimeError) as error:
+            # Of a protocol that needs keys, or a library, that are not here.
+            raise ConfigError(
+                f"run.cluster {address!r} is no address that can be used: {error}"
+            ) from None
         except (OSError, TimeoutError) as error:
             told = str(error) or f"not in {CONNECT_S:.0f} s"
             raise ClusterError(

@@ -57,8 +57,8 @@ class Surroundings:
         The client's tileconv.
     raster : Raster
         The input, as the client sees it.
-    input_bytes : int or None
-        Size of its file; None where it is not one file.
+    input_state : str
+        When it was last changed, and its size; "" for pixels that are in no file.
     vector_bytes : int or None
         Of the client's processor, on which the last bits of transforms depend; None where
         nothing is transformed.
@@ -70,7 +70,7 @@ class Surroundings:
 
     version: str
     raster: Raster
-    input_bytes: int | None
+    input_state: str
     vector_bytes: int | None
     folder: Path
     token: str
@@ -78,11 +78,11 @@ class Surroundings:
     @classmethod
     def here(cls, task: TileTask, folder: Path, token: str) -> Surroundings:
         """What this process finds."""
-        path, transforms = task.source.path, task.work.engine.method == "fft"
+        transforms = task.work.engine.method == "fft"
         return cls(
             __version__,
             task.source.raster,
-            path.stat().st_size if path is not None and path.is_file() else None,
+            "" if task.source.path is None else task.source.state,
             this_processor().vector_bytes if transforms else None,
             folder.absolute(),
             token,
@@ -211,7 +211,7 @@ def _compare(found: Surroundings, expected: Surroundings) -> None:
     """Refuse to read another input than the client, or to get other last bits from it."""
     for what, here, there in (
         ("raster", found.raster, expected.raster),
-        ("file size", found.input_bytes, expected.input_bytes),
+        ("state of a file", found.input_state, expected.input_state),
     ):
         if here != there:
             raise ClusterError(

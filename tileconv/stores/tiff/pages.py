@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tileconv.core.grid import ceil_div
+from tileconv.core.grid import Region, ceil_div
 
 CHUNK_BYTES = 1 << 20
 """Decoded size that strips are grouped to, and that giant raw strips are cut into: large
@@ -101,6 +101,12 @@ class Geometry:
         """Number of a segment within its page."""
         grid = self.grid
         return ((separate * grid[0] + deep) * grid[1] + down) * grid[2] + across
+
+    def strips(self, separate: int, deep: int, box: Region) -> range:
+        """Numbers of the strips that hold the rows of `box`."""
+        height = self.segment[1]
+        first = self.index(separate, deep, box.start[0] // height, 0)
+        return range(first, self.index(separate, deep, (box.stop[0] - 1) // height, 0) + 1)
 
     def segment_rows(self, index: int) -> int:
         """Rows that segment `index` stores: a strip ends with the image, a tile does not."""

@@ -152,11 +152,14 @@ class TiffSource(Source):
                 if self._segments.fill_absent(page, index, into):
                     continue
                 load = partial(self._segments.tile, page, index)
+                numbers = range(index, index + 1)
             else:
                 box = cell.intersect(whole)
                 load = partial(self._segments.strips, page, separate, deep, box)
+                numbers = geometry.strips(separate, deep, box)
             chunk = self._cache.get((self._token, page, separate, deep, top, left), load)
             into[...] = chunk[(layer, *part.within(cell).slices)]
+            self._segments.meet(page, numbers)
 
     def require_chunks(self) -> None:
         """Refuse an image whose every segment is sparse; see `Source.require_chunks`."""

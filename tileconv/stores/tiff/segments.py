@@ -61,6 +61,13 @@ class SegmentReader:
         out[...] = image.nodata
         return True
 
+    def meet(self, page: int, numbers: range) -> None:
+        """Note that the calling thread uses these segments, of which some may be filled."""
+        at = page * self._image.geometry.segments
+        moved = range(at + numbers.start, at + numbers.stop)
+        self._absent.meet(moved)
+        self._bad.meet(moved)
+
     def tile(self, page: int, index: int) -> np.ndarray:
         """A whole tile, of shape (depth, rows, columns, samples); it must not be absent."""
         geometry = self._image.geometry
@@ -92,14 +99,14 @@ class SegmentReader:
         """
         geometry = self._image.geometry
         height = geometry.segment[1]
-        first = geometry.index(separate, depth, box.start[0] // height, 0)
-        last = geometry.index(separate, depth, (box.stop[0] - 1) // height, 0)
+        numbers = geometry.strips(separate, depth, box)
+        first = numbers.start
         if self._image.raw:
-            return self._raw_strips(page, range(first, last + 1), box)
-        if first == last and self._image.table.counts[page, first]:
+            return self._raw_strips(page, numbers, box)
+        if len(numbers) == 1 and self._image.table.counts[page, first]:
             return self._decoded(page, first, (1, *box.shape, geometry.samples))
         out = np.empty((1, *box.shape, geometry.samples), self._image.dtype)
-        for run in self._runs(page, range(first, last + 1)):
+        for run in self._runs(page, numbers):
             rows = out[0, (run.start - first) * height :]
             if not self.fill_absent(page, run.start, rows[:height]):
                 self._decode_run(page, run, rows)

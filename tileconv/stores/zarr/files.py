@@ -8,12 +8,16 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
 
+
+FILES_MAX = 200_000
+"""Most files of an array that are looked at for changes: about a second."""
 
 METADATA = ("zarr.json", ".zarray", ".zattrs", ".zgroup")
 
@@ -99,10 +103,10 @@ class LocalFiles:
                     yield str((Path(place) / name).relative_to(self._folder))
 
     def stamp(self, depth: int) -> str:
-        """See `ChunkFiles.stamp`: when folders were last changed, their names and metadata.
+        """See `ChunkFiles.stamp`: when folders and files were last changed, and their sizes.
 
-        Files are not looked at, there may be millions: one that is written in place, and not
-        anew as Zarr's libraries write it, is not noticed.
+        Of more than `FILES_MAX` files the rest are not looked at: one of these that is written in
+        place, and not anew as Zarr's libraries write it, is not noticed.
         """
         digest = hashlib.sha256()
         folders = [self._folder]
@@ -116,6 +120,15 @@ class LocalFiles:
                     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name)
                     if entry.is_dir() and not entry.name.startswith(".")
                 ]
+        files = (
+            entry
+            for folder in folders
+            for entry in sorted(os.scandir(folder), key=lambda entry: entry.name)
+            if not entry.is_dir()
+        )
+        for entry in islice(files, FILES_MAX):
+            found = entry.stat()
+            digest.update(f"{entry.name} {found.st_size} {found.st_mtime_ns} ".encode())
         for name in METADATA:
             if (self._folder / name).exists():
                 digest.update(f"{name} {_changed(self._folder / name)} ".encode())

@@ -133,6 +133,9 @@ class ZarrSource(Source):
             number = grid_number(coords, self._grid)
             load = partial(self._load, loader, coords, number)
             chunk = self._cache.get((self._token, number), load)
+            if not chunk.ndim:  # The fill value of a chunk that has no pixels.
+                self._absent.meet((number,))
+                self._bad.meet((number,))
             target[outside] = chunk[inside] if chunk.ndim else chunk
 
     def require_chunks(self) -> None:

@@ -42,7 +42,7 @@ Encoded = bytes | memoryview
 
 _ABSENT = (1 << 64) - 1
 
-LOOKED_AT_MAX = 500_000
+LOOKED_AT_MAX = 250_000
 """Most shards of a run before this one whose lengths are looked at before it goes on: a few
 seconds. The checksums of all of them are looked at while it does."""
 
