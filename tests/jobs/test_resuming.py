@@ -1,6 +1,7 @@
 """An input that was damaged and is repaired: what was done stays, if it is what it would be now."""
 
 import os
+import pickle
 import re
 import shutil
 
@@ -11,7 +12,10 @@ import zarr
 from scipy.ndimage import convolve
 
 import tileconv
+import tileconv.jobs.run as run_module
+from tileconv.core.grid import Region
 from tileconv.errors import BadChunkError, OutputExistsError, StorageError
+from tileconv.jobs.frames import frames_in
 from tileconv.jobs.journal import Journal
 from tileconv.jobs.progress import Listener
 
@@ -243,3 +247,102 @@ def test_the_first_cause_is_told_though_the_record_fails_too(tmp_path, job, slid
     with pytest.raises(BadChunkError):
         tileconv.run(job)
     assert len(calls) == 2
+
+
+def test_every_tile_that_is_made_of_a_filled_chunk_says_so(tmp_path, job, slide, pixels):
+    """Also those that find it in the cache: any of them may be the one that is recorded."""
+    spoil(slide, 3)
+    job["input"]["on_bad_tile"] = "fill"
+    with pytest.raises(KeyboardInterrupt):
+        tileconv.run(job, listener=Ear(stop_after=40))
+    (folder,) = tmp_path.glob(".*.tileconv")
+    noted = {
+        int(frame.tiles[0, 0]) for frame in frames_in(folder / "journal") if frame.text.get("bad")
+    }
+    # Tile 3 of the output, and those whose halo reaches into it.
+    assert noted >= {2, 3, 4, 11}
+    assert len(noted) <= 9
+
+
+def test_what_is_repaired_piece_by_piece_is_gone_on_with(tmp_path, job, slide, pixels):
+    whole = spoil(slide, 3)
+    half = slide.read_bytes()
+    spoil(slide, 20)
+    job["input"]["on_bad_tile"] = "fill"
+    for content in (None, half, None):
+        if content is not None:
+            slide.write_bytes(content)
+        with pytest.raises(KeyboardInterrupt):
+            tileconv.run(job, listener=Ear(stop_after=60))
+    slide.write_bytes(whole)
+    report = tileconv.run(job)
+    assert report.bad.count == 0
+    assert right(tmp_path, pixels)
+
+
+def test_a_worker_of_a_run_that_ended_cannot_spoil_the_next(tmp_path, job, pixels, monkeypatch):
+    """It writes what it had read before the input was repaired."""
+    job["output"]["path"] = str(tmp_path / "out.zarr")
+    orphans = []
+    usual = run_module.open_sink
+
+    def opened(*args, **kwargs):
+        sink = usual(*args, **kwargs)
+        orphans.append(pickle.dumps(sink.writer))
+        return sink
+
+    monkeypatch.setattr(run_module, "open_sink", opened)
+    with pytest.raises(KeyboardInterrupt):
+        tileconv.run(job, listener=Ear(stop_after=40))
+    late = pickle.loads(orphans[0])
+
+    class Late(Listener):
+        def committing(self):
+            with pytest.raises(StorageError):
+                late.write(0, Region((0, 0), late.layout.unit), np.zeros((64, 64, 1), np.float32))
+
+    tileconv.run(job, listener=Late())
+    stored = np.asarray(zarr.open_array(tmp_path / "out.zarr", mode="r")[...])
+    np.testing.assert_allclose(stored, expected(pixels), atol=1e-3)
+
+
+def test_a_zarr_of_which_a_chunk_was_written_in_place_is_another_input(tmp_path, job, pixels):
+    path = tmp_path / "in.zarr"
+    array = zarr.create_array(path, shape=SHAPE, chunks=(TILE, TILE), dtype="uint8")
+    array[...] = pixels
+    job["input"] = {"path": str(path)}
+    with pytest.raises(KeyboardInterrupt):
+        tileconv.run(job, listener=Ear(stop_after=40))
+    with (path / "c" / "0" / "0").open("r+b") as chunk:
+        chunk.write((path / "c" / "0" / "1").read_bytes())
+    with pytest.raises(OutputExistsError, match="input: "):
+        tileconv.run(job)
+
+
+def test_a_record_that_is_damaged_is_never_dropped_without_a_word(tmp_path, job, pixels):
+    with pytest.raises(KeyboardInterrupt):
+        tileconv.run(job, listener=Ear(stop_after=40))
+    (path,) = tmp_path.glob(".*.tileconv/journal")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:30] + b"?" + whole[31:])
+    with pytest.raises(StorageError, match="damaged.*--restart"):
+        tileconv.run(job)
+    middle = whole.index(b"tcj2", len(whole) // 2)
+    path.write_bytes(whole[: middle + 9] + b"?" + whole[middle + 10 :])
+    ear = Ear()
+    tileconv.run(job, listener=ear)
+    assert 5 < ear.found < 35
+    assert "damaged within" in ear.warnings[0]
+    assert right(tmp_path, pixels)
+
+
+def test_a_run_that_fills_less_does_not_take_what_is_done_for_its_own(
+    tmp_path, job, slide, pixels, monkeypatch
+):
+    spoil(slide, 3)
+    filling = {**job, "input": {"path": str(slide), "on_bad_tile": "fill"}}
+    with monkeypatch.context() as patched:
+        patched.setattr("tileconv.jobs.staging._remove", lambda _: None)
+        tileconv.run(filling)
+    with pytest.raises(OutputExistsError, match="exists"):
+        tileconv.run(job)

@@ -120,3 +120,19 @@ def test_pixels_of_no_samples(path):
         at = tif.pages[0].tags[277].offset
     patch(path, at + 8, "<H", 0)
     refused(path, "page 0 has 0 samples in a pixel")
+
+
+@pytest.mark.parametrize(
+    ("layout", "at", "value", "says"),
+    [
+        ("<H", 2, 11, "tag 277 has no integers"),
+        ("<I", 4, 0, "tag 277 has no integers"),
+        ("<H", 0, 259, "tag 259 twice"),
+    ],
+)
+def test_tags_that_say_how_pixels_are_stored_say_it_once_in_integers(path, layout, at, value, says):
+    tifffile.imwrite(path, IMAGE, metadata=None)
+    with tifffile.TiffFile(path) as tif:
+        entry = tif.pages[0].tags[277].offset
+    patch(path, entry + at, layout, value)
+    refused(path, says)

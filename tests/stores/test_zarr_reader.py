@@ -717,3 +717,15 @@ def test_a_chunk_that_may_not_be_read_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "open", denied)
     with pytest.raises(InputError, match="Permission denied"):
         planes(source)
+
+
+def test_a_shard_with_an_index_of_another_kind_is_refused(tmp_path):
+    """Its chunks would be looked for in files that are not theirs."""
+    array = pixels((40, 50))
+    make(tmp_path / "a.zarr", array, chunks=(10, 10), shards=(20, 20))
+    path = tmp_path / "a.zarr" / "zarr.json"
+    metadata = json.loads(path.read_text())
+    metadata["codecs"][0]["configuration"]["index_codecs"][0]["configuration"]["endian"] = "big"
+    path.write_text(json.dumps(metadata))
+    with pytest.raises(InputError, match="a shard's index"):
+        ZarrSource(tmp_path / "a.zarr")

@@ -152,6 +152,8 @@ class PageChain:
         entry = struct.Struct(f"{self._order}HH{self._offset[1]}{self._wide}s")
         for at in range(0, count * length, length):
             code, kind, values, place = entry.unpack_from(data, at)
+            if code in tags and code in _DECODING:
+                raise InputError(f"{page} has tag {code} twice; write it again or repair it")
             tags.setdefault(code, _Tag(kind, values, place))
         return tags, struct.unpack_from(self._offset, data, count * length)[0]
 
@@ -160,6 +162,11 @@ class PageChain:
         found = []
         for code, default in _DECODING.items():
             tag = tags.get(code)
+            if tag is not None and (tag.kind not in _INTEGERS or not tag.number):
+                raise InputError(
+                    f"{page}: tag {code} has no integers, and says how pixels are stored; write "
+                    "it again or repair it"
+                )
             values = default if tag is None else self._integers(page, code, tag, MAX_TAGS)
             if code == _SAMPLES and 0 in values:
                 raise InputError(f"{page} has 0 samples in a pixel; write it again or repair it")

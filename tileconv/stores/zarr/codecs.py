@@ -264,6 +264,8 @@ def v3_decoder(shape: tuple[int, ...], dtype: np.dtype, codecs: Sequence[Config]
             order = tuple(order[axis] for axis in options["order"])
             continue
         if name == "bytes" and stored is None:
+            if options.get("endian", "little") not in ("little", "big"):
+                raise ValueError(f"bytes of endian {options['endian']!r}")
             little = options.get("endian", "little") == "little"
             stored = dtype.newbyteorder("<" if little else ">")
             if filters and not little:
@@ -336,15 +338,19 @@ class ShardFormat:
         return np.frombuffer(data, "<u8").astype(np.uint64, copy=False).reshape(-1, 2)
 
 
-def shard_format(
-    shape: tuple[int, ...], chunk: tuple[int, ...], options: Config
-) -> ShardFormat | None:
-    """The format of a ``sharding_indexed`` codec's shards; None where zarr-python has to do it."""
+def shard_format(shape: tuple[int, ...], chunk: tuple[int, ...], options: Config) -> ShardFormat:
+    """The format of a ``sharding_indexed`` codec's shards.
+
+    Raises
+    ------
+    ValueError
+        Their index is encoded in a way that is not decoded here.
+    """
     names = [
-        (codec["name"], (codec.get("configuration") or {}).get("endian", "little"))
+        (codec["name"], (codec.get("configuration") or {}).get("endian"))
         for codec in options["index_codecs"]
     ]
-    if names not in ([("bytes", "little")], [("bytes", "little"), ("crc32c", "little")]):
-        return None
+    if names not in ([("bytes", "little")], [("bytes", "little"), ("crc32c", None)]):
+        raise ValueError(f"a shard's index in {names}")
     grid = tuple(whole // part for whole, part in zip(shape, chunk, strict=True))
     return ShardFormat(grid, options.get("index_location", "end") == "start", len(names) == 2)
