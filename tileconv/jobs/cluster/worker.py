@@ -58,7 +58,8 @@ class Surroundings:
     raster : Raster
         The input, as the client sees it.
     input_state : str
-        When it was last changed, and its size; "" for pixels that are in no file.
+        When its file was last changed, and its size; "" where it is not one file: network file
+        systems tell of changes in folders up to a minute late.
     vector_bytes : int or None
         Of the client's processor, on which the last bits of transforms depend; None where
         nothing is transformed.
@@ -78,11 +79,11 @@ class Surroundings:
     @classmethod
     def here(cls, task: TileTask, folder: Path, token: str) -> Surroundings:
         """What this process finds."""
-        transforms = task.work.engine.method == "fft"
+        path, transforms = task.source.path, task.work.engine.method == "fft"
         return cls(
             __version__,
             task.source.raster,
-            "" if task.source.path is None else task.source.state,
+            task.source.state if path is not None and path.is_file() else "",
             this_processor().vector_bytes if transforms else None,
             folder.absolute(),
             token,
