@@ -78,7 +78,8 @@ def in_child(work: Callable[[], object], said: Path) -> tuple[int | None, int | 
         except Exception:  # noqa: BLE001 - whatever it is, it is told
             traceback.print_exc()
         finally:
-            sys.stderr.flush()
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
             os._exit(code)
     status = os.waitpid(child, 0)[1]
     text = said.read_text(errors="replace")

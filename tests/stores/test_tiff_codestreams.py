@@ -76,7 +76,10 @@ def test_an_encoded_image_larger_than_its_tile_is_not_decoded(tmp_path, codec):
         file.write(bomb)
     with (
         TiffSource(path) as source,
-        pytest.raises(BadChunkError, match="declares 3000 x 4000 pixels in a tile of 16 x 16"),
+        pytest.raises(
+            BadChunkError,
+            match=r"declares 3000 x 4000 pixels in a tile of 16 x 16|more than the \d+ bytes",
+        ),
     ):
         source.read(0, Region((0, 0), (16, 16)), np.zeros((16, 16, 1)))
 

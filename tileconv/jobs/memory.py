@@ -89,7 +89,7 @@ SLACK_PART = 16
 BASE_MIB = 130
 FFT_MIB = 10
 SCIPY_SIGNAL_MIB = 80
-COMPILING_MIB = 250
+COMPILING_MIB = 260
 COMPILED_MIB = 190
 """What a process takes besides its tiles, MiB: after it has settled; while it compiles, and from
 then until it has settled.
