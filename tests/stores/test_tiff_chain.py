@@ -128,6 +128,7 @@ def test_pixels_of_no_samples(path):
         ("<H", 2, 11, "tag 277 has no integers"),
         ("<I", 4, 0, "tag 277 has no integers"),
         ("<H", 0, 259, "tag 259 twice"),
+        ("<H", 0, 279, "tag 279 twice"),
     ],
 )
 def test_tags_that_say_how_pixels_are_stored_say_it_once_in_integers(path, layout, at, value, says):

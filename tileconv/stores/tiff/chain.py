@@ -37,6 +37,9 @@ _DECODING = {
     256: (), 257: (), 258: (1,), 259: (1,), 262: (), 266: (1,), 277: (1,), 278: (), 284: (1,),
     317: (1,), 322: (), 323: (), 339: (1,), 530: (), 32997: (), 32998: (),
 }  # fmt: skip
+_ONCE = _DECODING.keys() | {273, 279, 324, 325}
+"""These, and where pixels lie: who has them twice does not say which is meant."""
+
 _INTEGERS = {1: "B", 3: "H", 4: "I", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
 _BYTES_OF = {2: 1, 5: 8, 6: 1, 7: 1, 10: 8, 11: 4, 12: 8}
 
@@ -152,7 +155,7 @@ class PageChain:
         entry = struct.Struct(f"{self._order}HH{self._offset[1]}{self._wide}s")
         for at in range(0, count * length, length):
             code, kind, values, place = entry.unpack_from(data, at)
-            if code in tags and code in _DECODING:
+            if code in tags and code in _ONCE:
                 raise InputError(f"{page} has tag {code} twice; write it again or repair it")
             tags.setdefault(code, _Tag(kind, values, place))
         return tags, struct.unpack_from(self._offset, data, count * length)[0]
