@@ -12,7 +12,6 @@ import contextlib
 import hashlib
 import os
 import re
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,7 +36,7 @@ from tileconv.jobs.journal import (
 from tileconv.jobs.journal import NAME as JOURNAL_NAME
 from tileconv.jobs.locking import locked, make_locked
 from tileconv.jobs.renaming import exchange, rename_if_free, repair
-from tileconv.stores.disk import make_folder, storage_error, storing, sync_folder
+from tileconv.stores.disk import delete, make_folder, storage_error, storing, sync_folder
 
 NAME_BYTES_MAX = 255 - len("..tileconv")
 """Longest name that leaves room for what a staging folder's name adds, in bytes."""
@@ -47,9 +46,6 @@ OLD_NAME = "old"
 
 TOKEN_NAME = "workers-look-for-this"  # noqa: S105 - a file's name
 """What a cluster's workers must find in the staging folder, to know it for the client's."""
-
-_NAME_DISK_BYTES = 4096
-"""What a name may take on the disk: a block of its folder."""
 
 _RESULT = re.compile(r"[0-9a-f]{16}")
 _OURS = re.compile(rf"{JOURNAL_NAME}(\.new)?|{TOKEN_NAME}.*|{_RESULT.pattern}|{OLD_NAME}")
@@ -153,10 +149,8 @@ class Staging:
         except FileExistsError:
             raise OutputExistsError(_taken(self.output)) from None
         except OSError as error:
-            doing = "move the finished output to"
-            raise storage_error(
-                self.output, error, doing=doing, needed_bytes=_NAME_DISK_BYTES
-            ) from None
+            doing, block = "move the finished output to", 4096  # What a name may take.
+            raise storage_error(self.output, error, doing=doing, needed_bytes=block) from None
 
     def _sync_or_undo(self, result: Path) -> None:
         """Have the new name survive a loss of power, or take it back, so that a run goes on."""
@@ -369,15 +363,7 @@ def _drop(folder: Path) -> None:
     Raises OSError.
     """
     for entry in sorted(folder.iterdir(), key=lambda entry: entry.name == JOURNAL_NAME):
-        _delete(entry)
-
-
-def _delete(path: Path) -> None:
-    """Remove a file, or a folder with all that is in it, or nothing. Raises OSError."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+        delete(entry)
 
 
 def _refuse_damaged(folder: Path) -> None:

@@ -145,3 +145,11 @@ def make_folder(folder: Path, *, root: Path | None = None, durable: bool = False
             inner.mkdir(exist_ok=True)
             if durable:
                 sync_folder(inner.parent)
+
+
+def delete(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it, or nothing. Raises OSError."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
