@@ -303,13 +303,14 @@ def filled_in(folder: Path) -> tuple[bool, bool]:
 
 def is_finished(folder: Path, output: Path) -> bool:
     """Whether the run of a staging folder has given its result the final name already."""
+    try:
+        there = _identity(output)
+    except OSError:  # As a rule: the record, which may be long, need not be read.
+        return False
     said = [
         frame.text["committing"] for frame in frames_in(folder / NAME) if "committing" in frame.text
     ]
-    try:
-        return bool(said) and said[-1] == _identity(output)
-    except OSError:
-        return False
+    return bool(said) and said[-1] == there
 
 
 def note_bad_input(folder: Path, why: str) -> None:
