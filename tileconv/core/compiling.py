@@ -75,17 +75,35 @@ class Loop:
         TypeError
             An array has another dtype or number of axes than the loop was compiled for.
         """
+        count = len(self._dtypes)
+        self.bound(*arguments[:count])(*arguments[count:])
+
+    def bound(self, *arrays: np.ndarray) -> Callable[..., None]:
+        """The loop over these arrays, which have to stay; called with the numbers that follow.
+
+        To look at arrays takes longer than many a call: where they are the same for many, once
+        is enough.
+
+        Raises
+        ------
+        TypeError
+            An array has another dtype or number of axes than the loop was compiled for.
+        """
         place = ctypes.addressof(self._returned)
         flat = [place, place + ctypes.sizeof(ctypes.c_void_p)]
-        count = len(self._dtypes)
-        for array, dtype in zip(arguments[:count], self._dtypes, strict=True):
+        for array, dtype in zip(arrays, self._dtypes, strict=True):
             if array.dtype != dtype or array.ndim != 2:
                 raise TypeError(f"an array of {array.ndim} axes of {array.dtype}, not 2 of {dtype}")
             data = array.__array_interface__["data"][0]
             flat += (0, 0, array.size, array.itemsize, data, *array.shape, *array.strides)
-        status = self._function(*flat, *arguments[count:])
-        if status:
-            raise RuntimeError(f"a compiled loop failed with status {status}")
+        function = self._function
+
+        def run(*numbers: int) -> None:
+            status = function(*flat, *numbers)
+            if status:
+                raise RuntimeError(f"a compiled loop failed with status {status}")
+
+        return run
 
 
 def loop(

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from tileconv.core.kernels import Kernel
+from tileconv.core.pixels import ERROR_FACTOR
+from tileconv.core.roundings import scaled
 
 MAX_TERMS = 16
 """More terms than this have never been faster than transforms (see methods.py)."""
@@ -30,16 +32,32 @@ class Factors:
     whole : bool
         Whether the factors are whole numbers, times powers of two, whose products are the
         weights exactly: then sums of whole numbers stay exact.
+    growth : float
+        Sum of the magnitudes of all products of factors, over that of the weights.
+    rest : float
+        Sum of the magnitudes of what the terms leave out of the weights, in eps of their sum.
     """
 
     columns: np.ndarray
     rows: np.ndarray
     whole: bool
+    growth: float = 1.0
+    rest: float = 0.0
 
     @property
     def terms(self) -> int:
         """Number of rank-one terms."""
         return len(self.columns)
+
+    @property
+    def roundings(self) -> int:
+        """Most that a product may go through in either of the two sums of a term.
+
+        Each is half an eps, of sums `growth` times as large as the kernel's; the terms are added
+        up as well.
+        """
+        half_eps = 2 * (ERROR_FACTOR - self.rest) / max(self.growth, 1.0)
+        return int((half_eps - self.terms) / 2) - 1
 
 
 def effective_weights(kernel: Kernel, accumulator: np.dtype) -> np.ndarray:
@@ -109,21 +127,23 @@ def _crosses(weights: np.ndarray) -> Factors | None:
         rest -= np.outer(column, row)
         columns.append(column)
         rows.append(row)
-    growth = sum(
-        float(np.abs(c).sum() * np.abs(r).sum()) for c, r in zip(columns, rows, strict=True)
-    )
-    if growth > GROWTH * gain:
-        return None
-    down, along = _balanced(np.array(columns), np.array(rows))
-    return Factors(down.astype(weights.dtype), along.astype(weights.dtype), whole=False)
+    down, along = (f.astype(weights.dtype) for f in _balanced(np.array(columns), np.array(rows)))
+    products = [np.outer(c, r) for c, r in zip(down.astype(wide), along.astype(wide), strict=True)]
+    growth = sum(float(np.abs(product).sum()) for product in products) / (gain or 1.0)
+    left = float(np.abs(weights.astype(wide) - sum(products)).sum()) / (gain or 1.0)
+    rest = left / float(np.finfo(weights.dtype).eps)
+    return None if growth > GROWTH else Factors(down, along, False, growth, rest)
 
 
 def _balanced(columns: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same terms, rows scaled by powers of two until no row sum exceeds the largest pixel.
+    """The same terms, columns scaled by powers of two until their magnitudes sum to 1 .. 2.
 
-    So that a raster whose pixels reach the end of the dtype's range (-3.4e38 as nodata) does
-    not overflow halfway. Powers of two lose no bit.
+    So that sums along rows leave the dtype's range at neither end unless the result may: they
+    are no larger than the whole term's, and what subnormal ones of them lose is not multiplied.
+    Powers of two lose no bit.
     """
-    exponents = [math.frexp(float(np.abs(row).sum()))[1] for row in rows]
-    scale = np.array([2.0**-e for e in exponents], dtype=rows.real.dtype)[:, None]
-    return columns / scale, rows * scale
+    exponents = [math.frexp(float(np.abs(column).sum()))[1] - 1 for column in columns]
+    return (
+        np.array([scaled(c, -e) for c, e in zip(columns, exponents, strict=True)]),
+        np.array([scaled(r, e) for r, e in zip(rows, exponents, strict=True)]),
+    )

@@ -15,6 +15,7 @@ from tileconv.core.factors import MAX_TERMS, Factors, factorise
 from tileconv.core.kernels import Kernel
 from tileconv.core.overlap_save import plan_cells
 from tileconv.core.pixels import CHAINED_TAPS, EXACT_FLOAT32, error_bound, largest_magnitude
+from tileconv.core.roundings import group_size, pass_group
 from tileconv.errors import ConfigError, MethodError
 
 
@@ -29,9 +30,6 @@ class Method(StrEnum):
 
 AUTO = "auto"
 """Asks `choose` for the cheapest method that serves."""
-
-LINE_MAX = 960
-"""Longest line of float weights that separable sums within the bound: 31 pieces of 31, twice."""
 
 COMPILED = frozenset(np.dtype(code) for code in "bBhHiIlLqQfdFD")
 """Dtypes the compiled loops sum in."""
@@ -107,13 +105,15 @@ def _no_transform(kernel: Kernel, accumulator: np.dtype) -> str | None:
 
 def _no_factors(kernel: Kernel, accumulator: np.dtype) -> str | None:
     rows, columns = kernel.shape
-    if accumulator.kind in "fc" and max(rows, columns) > LINE_MAX:
+    factors = factorise(kernel, accumulator)
+    if factors is not None:
+        grouped = pass_group if accumulator.kind == "c" else group_size
+        if accumulator.kind in "iu" or grouped(max(rows, columns), factors.roundings):
+            return None
         return (
-            f"separable: {rows} x {columns} weights have lines of more than {LINE_MAX}, which "
-            "would exceed the error bound; use method 'fft'"
+            f"separable: {rows} x {columns} weights, of rank {factors.terms}, have lines too long "
+            "to be summed within the error bound; use method 'fft'"
         )
-    if factorise(kernel, accumulator) is not None:
-        return None
     what = (
         "a product of whole factors"
         if accumulator.kind in "iu"
@@ -217,14 +217,14 @@ def choose(
         method = _named(forced)
         if (reason := reason_against(method)) is not None:
             raise MethodError(reason)
-        return Choice(method, "asked for", _cost_ns(method, kernel, accumulator))
+        return Choice(method, "asked for", cost_ns(method, kernel, accumulator))
     if accumulator not in COMPILED:
         if (reason := reason_against(Method.REFERENCE)) is not None:
             raise MethodError(reason)
         why = f"only scipy sums in {accumulator}"
-        return Choice(Method.REFERENCE, why, _cost_ns(Method.REFERENCE, kernel, accumulator))
+        return Choice(Method.REFERENCE, why, cost_ns(Method.REFERENCE, kernel, accumulator))
     served = [m for m in (Method.DIRECT, Method.SEPARABLE, Method.FFT) if not reason_against(m)]
-    costs = {method: _cost_ns(method, kernel, accumulator) for method in served}
+    costs = {method: cost_ns(method, kernel, accumulator) for method in served}
     best = min(costs, key=lambda method: costs[method])
     return Choice(best, _why(best, kernel, accumulator, equal=equal), costs[best])
 
@@ -237,7 +237,7 @@ def _named(name: str) -> Method:
         raise ConfigError(f"unknown method {name!r}; use one of {allowed}") from None
 
 
-def _cost_ns(method: Method, kernel: Kernel, accumulator: np.dtype) -> float:
+def cost_ns(method: Method, kernel: Kernel, accumulator: np.dtype) -> float:
     """Estimated time for one output pixel."""
     taps, (kr, kc) = int(np.count_nonzero(kernel.active)), kernel.shape
     width = accumulator.itemsize / 4 * (COMPLEX if accumulator.kind == "c" else 1)

@@ -59,11 +59,11 @@ class DirectEngine:
     def __post_init__(self) -> None:
         active, size = self.kernel.active, self.kernel.weights.size
         weights = effective_weights(self.kernel, self.accumulator)
-        chained = size if self.exact or self.accumulator.kind in "iu" else CHAINED_TAPS
+        roundings = size if self.exact or self.accumulator.kind in "iu" else CHAINED_TAPS
         dense = self.accumulator.kind != "c" and np.count_nonzero(active) >= DENSE * size
-        object.__setattr__(self, "_window", Window(weights, chained) if dense else None)
+        object.__setattr__(self, "_window", Window(weights, roundings) if dense else None)
         sparse = not dense or not bool(active.all())
-        object.__setattr__(self, "_taps", Taps(weights, active, chained) if sparse else None)
+        object.__setattr__(self, "_taps", Taps(weights, active, roundings) if sparse else None)
 
     @property
     def held_bytes(self) -> int:
@@ -83,8 +83,9 @@ class DirectEngine:
         itemsize, (kr, kc) = self.accumulator.itemsize, self.kernel.shape
         rows, columns = slab_shape(shape, samples, self.kernel.shape, itemsize)
         rolling = rolling_rows(rows, kr - 1) * row_bytes(columns, samples, kc, itemsize)
-        # Once more for groups that are summed apart.
-        sums = 2 * rows * row_bytes(columns, samples, 1, itemsize)
+        # The sums, and those of groups of products.
+        spare = max(part.spare for part in (self._window, self._taps) if part is not None)
+        sums = (1 + spare) * rows * row_bytes(columns, samples, 1, itemsize)
         values = rows * columns * samples
         return (
             rolling

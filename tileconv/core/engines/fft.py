@@ -4,25 +4,41 @@ from __future__ import annotations
 
 import math
 import threading
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
+from tileconv.core.engines.accuracy import Accuracy, accuracy_of
+from tileconv.core.engines.direct import DirectEngine
+from tileconv.core.engines.magnitudes import Magnitudes
 from tileconv.core.engines.nonfinite import Reach
+from tileconv.core.engines.passes import EASY, PATCH, Passes, Precision
 from tileconv.core.engines.slabs import SLACK_BYTES, cast_bytes, pieces
 from tileconv.core.engines.transforms import Transform
+from tileconv.core.engines.windows import Sums, Windows
 from tileconv.core.factors import effective_weights
 from tileconv.core.grid import Shape
 from tileconv.core.kernels import Kernel
+from tileconv.core.methods import Method, cost_ns
 from tileconv.core.overlap_save import UNIT, plan_cells
 from tileconv.core.pixels import Cast, CastCounts
+from tileconv.core.roundings import scaled
 
-USUAL = {4: 1e15, 8: 1e150}
-"""Largest magnitude that is taken for a measurement, by bytes of the real dtype: what lies
-above stands for something else, like the 1e20, 9.97e36 and 3.4e38 of missing data."""
+DOUBLE_MAX_BYTES = 64 << 20
+"""Largest windows of single precision sums that double precision is kept ready for: beyond it the
+memory is worth more, and passes in single precision serve as well."""
 
-PADDING = UNIT
-"""Elements between the rows of a window: rows a power of two apart would share their places in
-the cache."""
+PLAIN_RATIO = 16
+"""Root mean square of a cell's pixels, in units of the least that a window's largest may be, up to
+which it is worth while to look at the sums before giving a plain transform up."""
+
+
+class _Prepared(NamedTuple):
+    """A kernel transformed in one precision."""
+
+    transform: Transform
+    accuracy: Accuracy
 
 
 class FftEngine:
@@ -30,13 +46,15 @@ class FftEngine:
 
     Each cell of the lattice is one transform of its own windows, zero padded beyond the
     output's end, never batched with others: so its bits depend on its windows alone. See
-    `overlap_save` for the geometry. Pickled as its kernel; the copy makes its own spectrum.
+    `overlap_save` for the geometry, `accuracy` for what one transform is good enough for, and
+    `passes` for the cells where it is not. Pickled as its kernel; the copy makes its own
+    spectrum.
 
     Parameters
     ----------
     kernel : Kernel
     accumulator : numpy.dtype
-        float32 or float64, complex64 or complex128; single precision stays single.
+        float32 or float64, complex64 or complex128.
     """
 
     method = "fft"
@@ -46,16 +64,19 @@ class FftEngine:
         self.accumulator = accumulator
         self._cells = plan_cells(kernel.shape, accumulator)
         self._reach = Reach(kernel, accumulator)
-        self._transform: Transform | None = None
-        self._preparing = threading.Lock()
+        self._direct = DirectEngine(kernel, accumulator)
         self._real = np.finfo(accumulator).dtype
-        # Above this, sums inside a transform might leave the range of the dtype.
-        terms = 2 * math.prod(self._cells.size) * max(kernel.gain, 1.0)
-        self._largest = float(np.finfo(accumulator).max) / 8 / terms
-        self._usual = min(self._largest, USUAL[self._real.itemsize])
+        self._has_double = (
+            self._real.itemsize == 4 and self._window_bytes(np.dtype(np.float64)) <= DOUBLE_MAX_BYTES
+        )
+        self._preparing = threading.Lock()
+        self._prepared: dict[np.dtype, _Prepared] = {}
 
     def __reduce__(self) -> tuple[type[FftEngine], tuple[Kernel, np.dtype]]:
         return FftEngine, (self.kernel, self.accumulator)
+
+    def _window_bytes(self, dtype: np.dtype) -> int:
+        return Windows.nbytes(self._cells, self.kernel.shape, dtype)
 
     @property
     def lattice(self) -> Shape:
@@ -63,39 +84,84 @@ class FftEngine:
         return self._cells.step
 
     @property
+    def _precisions(self) -> list[np.dtype]:
+        """What transforms may be formed in: the sums' precision, and perhaps double."""
+        return [self._real, *([np.dtype(np.float64)] if self._has_double else [])]
+
+    @property
     def held_bytes(self) -> int:
         """Bytes the engine itself holds."""
-        return math.prod(self._cells.size) * 2 * self._real.itemsize + self._reach.held_bytes
+        spectra = sum(math.prod(self._cells.size) * 2 * real.itemsize for real in self._precisions)
+        return spectra + self._reach.held_bytes + self._direct.held_bytes
 
     @property
     def preparing_bytes(self) -> int:
         """See `Engine`: the kernel's rows, transformed, and columns, in double precision."""
         (rows, columns), kr = self._cells.size, self.kernel.shape[0]
-        return 16 * (2 * kr * columns + 5 * rows * UNIT + 3 * self.kernel.weights.size)
+        return 16 * (2 * kr * columns + 6 * rows * UNIT + 5 * self.kernel.weights.size)
 
-    def _prepared(self) -> Transform:
-        """Convolution with the kernel; compiled, or loaded, when it is first used."""
+    @cached_property
+    def shift(self) -> int:
+        """The power of 2 the kernel is divided by, 0 unless its sum is very large or small."""
+        exponent = math.frexp(self.kernel.gain)[1]
+        return exponent if abs(exponent) > EASY[self._real.itemsize] else 0
+
+    def prepared(self, dtype: np.dtype) -> _Prepared:
+        """The kernel's transform in a precision; made, and its loops loaded, at first use."""
         with self._preparing:
-            if self._transform is None:
-                weights = effective_weights(self.kernel, self.accumulator)
-                self._transform = Transform(weights, self._cells.size, self._real)
-            return self._transform
+            if not self._prepared:
+                self._load_direct()
+            if dtype not in self._prepared:
+                wide = np.result_type(self.accumulator, np.float64)
+                weights = scaled(effective_weights(self.kernel, wide), -self.shift)
+                transform = Transform(weights, self._cells.size, dtype)
+                accuracy = accuracy_of(weights, self.shift, transform, self.accumulator)
+                self._prepared[dtype] = _Prepared(transform, accuracy)
+            return self._prepared[dtype]
+
+    def _load_direct(self) -> None:
+        """Have the loops of direct sums compiled or loaded before the first cell needs them."""
+        block = np.zeros((*self.kernel.shape, 1), self.accumulator)
+        self._direct.apply(block, np.empty((1, 1, 1), self.accumulator), Cast(self.accumulator))
+
+    def windows(self, dtype: np.dtype) -> Windows:
+        """Memory for the windows of a cell."""
+        return Windows(self._cells, self.kernel.shape, self.prepared(dtype).transform)
+
+    def passes(self, single: Windows) -> Passes:
+        """What sums the cells that one transform cannot."""
+        found = [
+            Precision(
+                self.windows(real) if index else single,
+                self.prepared(real).accuracy,
+                self._cells.cost_ns * real.itemsize / self._real.itemsize,
+            )
+            for index, real in enumerate(self._precisions)
+        ]
+        direct_ns = cost_ns(Method.DIRECT, self.kernel, self.accumulator)
+        double = found[1] if self._has_double else None
+        return Passes(found[0], double, self._direct, direct_ns, self.shift)
+
+    def put_back(self, original: np.ndarray, sums: np.ndarray) -> None:
+        """Give the sums that pixels not finite reach what they make of them."""
+        self._reach.put_back(original[..., None], sums[..., None])
 
     def workspace_bytes(self, shape: Shape, samples: int, block: np.dtype, out: np.dtype) -> int:
         """Bytes it allocates besides block and output, for an output of `shape`."""
         del shape, samples
-        (rows, columns), cell = self._cells.size, math.prod(self._cells.step)
+        (kr, kc), cell = self.kernel.shape, math.prod(self._cells.step)
         itemsize = self.accumulator.itemsize
-        total = 2 * rows * (columns + PADDING) * self._real.itemsize
+        window = (self._cells.step[0] + kr - 1) * (self._cells.step[1] + 2 * kc - 2)
+        total = sum(self._window_bytes(real) for real in self._precisions)
         total += cast_bytes(cell, self._cells.step[1], self.accumulator, out)
+        # The cell's pixels, their levels, those of the outputs, its sums, and what is scaled.
+        total += window * (2 * itemsize + 8) + cell * (3 * itemsize + 8)
+        patch = min(PATCH, self._cells.step[0]), min(PATCH, self._cells.step[1])
+        total += self._direct.workspace_bytes(patch, 1, self.accumulator, self.accumulator)
         if block.kind in "fc":
-            # The cell's pixels, its sums, and what was set apart of both.
-            kr, kc = self.kernel.shape
-            window = (self._cells.step[0] + kr - 1) * (self._cells.step[1] + kc - 1)
-            total += (3 * window + 3 * cell) * itemsize + 3 * window
+            # What is finite, the cell's pixels without the rest, and what that becomes.
+            total += window * (itemsize + 2) + cell * itemsize
             total += 2 * self._reach.workspace_bytes(self._cells.step, 1)
-        elif self.accumulator.kind == "c":
-            total += cell * itemsize
         return total + SLACK_BYTES
 
     def apply(self, block: np.ndarray, out: np.ndarray, cast: Cast) -> CastCounts:
@@ -103,99 +169,65 @@ class FftEngine:
         counts, (rows, columns, samples), (kr, kc) = CastCounts(), out.shape, self.kernel.shape
         if out.size == 0:
             return counts
-        height, width = self._cells.size
-        planes = np.zeros((2, height, width + PADDING), self._real)[..., :width]
-        # Asked of the whole block first: it is quicker, and usually enough.
-        usual = block.dtype.kind in "biu" or _peak(block) <= self._usual
-        convolved = self._convolved if usual else self._guarded
+        cells = _Cells(self)
         for sample in range(samples):
             for top, bottom in pieces(rows, self._cells.step[0]):
                 for left, right in pieces(columns, self._cells.step[1]):
                     source = block[top : bottom + kr - 1, left : right + kc - 1, sample]
                     part = out[top:bottom, left:right, sample]
-                    for begin, sums in convolved(source, planes):
+                    for begin, sums in cells.sums(source):
                         into = part[:, begin : begin + sums.shape[1]]
                         counts = counts.plus(cast.store(sums, into))
         return counts
 
-    def _guarded(self, source: np.ndarray, planes: np.ndarray) -> Sums:
-        """The sums of a cell whose pixels may be huge, infinite or NaN; else `_convolved`."""
-        pixels, peak = source, _peak(source)
-        finite = math.isfinite(peak)
-        if not finite:
-            pixels = source.astype(self.accumulator)
-            pixels[~np.isfinite(pixels)] = 0
-            peak = _peak(pixels)
-        if finite and peak <= self._usual:
-            return self._convolved(pixels, planes)
-        far = None
-        if peak > self._usual:
-            pixels, *far = self._set_apart(pixels.astype(self.accumulator), peak, planes)
-        sums = _joined(self._convolved(pixels, planes))
-        if far is not None:
-            with np.errstate(over="ignore", invalid="ignore"):
-                np.add(sums, far[0], out=sums, where=far[1])
-        if not finite:
-            original = source.astype(self.accumulator, copy=False)
-            self._reach.put_back(original[..., None], sums[..., None])
+
+class _Cells:
+    """Sums one cell after another, in the same memory.
+
+    Parameters
+    ----------
+    engine : FftEngine
+    """
+
+    def __init__(self, engine: FftEngine) -> None:
+        self._engine = engine
+        real = np.finfo(engine.accumulator).dtype
+        self._accuracy = engine.prepared(real).accuracy
+        self._windows = engine.windows(real)
+
+    @cached_property
+    def _passes(self) -> Passes:
+        return self._engine.passes(self._windows)
+
+    def sums(self, source: np.ndarray) -> Sums:
+        """The sums of a cell; good until the next."""
+        self._windows.fill(source)
+        found = self._windows.pixels()
+        if math.isfinite(found.total) or source.dtype.kind in "biu":
+            return self._finite(source, found)
+        accumulator = self._engine.accumulator
+        original = source.astype(accumulator, copy=False)
+        finite = np.isfinite(original)
+        if finite.all():
+            return self._passes.sums(original)
+        pixels = np.where(finite, original, accumulator.type(0))
+        self._windows.fill(pixels)
+        parts = [part for _, part in self._finite(pixels, self._windows.pixels())]
+        sums = np.concatenate(parts, axis=1)
+        self._engine.put_back(original, sums)
         return [(0, sums)]
 
-    def _set_apart(
-        self, pixels: np.ndarray, peak: float, planes: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Take huge values out of `pixels`; also their own sums, and the outputs they reach.
-
-        A transform spreads the rounding of its largest pixel over the whole cell: -3.4e38 for
-        "no data" would drown every pixel within a thousand of it, not only those in reach.
-        """
-        huge = np.abs(pixels) > self._usual
-        alone = np.where(huge, pixels, pixels.dtype.type(0))
-        pixels[huge] = 0
-        # A power of two: no bit is lost, and the same everywhere in the cell.
-        exponent = math.frexp(peak / self._largest)[1] if peak > self._largest else 0
-        alone *= alone.dtype.type(2.0**-exponent)
-        sums = _joined(self._convolved(alone, planes))
-        with np.errstate(over="ignore", invalid="ignore"):
-            sums *= sums.dtype.type(2.0**exponent)
-        return pixels, sums, self._reach.touched(huge[..., None], (*sums.shape, 1))[..., 0]
-
-    def _convolved(self, pixels: np.ndarray, planes: np.ndarray) -> Sums:
-        """The sums of a cell of pixels that a transform can take; good until the next."""
-        kr, kc = self.kernel.shape
-        rows, columns = pixels.shape[0] - kr + 1, pixels.shape[1] - kc + 1
-        width = self._cells.width
-        if self.accumulator.kind == "c":
-            windows = pixels.real, pixels.imag
-        else:
-            windows = pixels[:, : width + kc - 1], pixels[:, width:]
-        for plane, window in zip(planes, windows, strict=True):
-            down, across = window.shape
-            plane[:down, :across] = window
-            plane[:down, across:] = 0
-            plane[down:] = 0
-        self._prepared().apply(*planes)
-        if self.accumulator.kind == "c":
-            sums = np.empty((rows, columns), self.accumulator)
-            sums.real, sums.imag = planes[:, :rows, :columns]
-            return [(0, sums)]
-        begins = range(0, columns, width)
-        return [
-            (begin, plane[:rows, : columns - begin][:, :width])
-            for begin, plane in zip(begins, planes, strict=False)
-        ]
-
-
-Sums = list[tuple[int, np.ndarray]]
-"""Sums of a cell, side by side: the first column of each, and the sums."""
-
-
-def _joined(sums: Sums) -> np.ndarray:
-    """A copy of the sums of a cell, in one."""
-    return np.concatenate([part for _, part in sums], axis=1)
-
-
-def _peak(x: np.ndarray) -> float:
-    """Largest magnitude of a part of `x`; NaN if there is one."""
-    if x.dtype.kind == "c":
-        return float(np.maximum(_peak(x.real), _peak(x.imag)))
-    return float(np.maximum(x.max(), -x.min()))
+    def _finite(self, source: np.ndarray, found: Magnitudes) -> Sums:
+        """The sums of a cell of finite pixels, which the windows hold."""
+        windows, accuracy = self._windows, self._accuracy
+        most = 2.0 ** EASY[windows.dtype.itemsize]
+        if 1 / most < found.peak < most and found.least > 0 and not self._engine.shift:
+            if accuracy.serves(accuracy.before(found), found.least):
+                windows.transform()
+                return windows.outputs()
+            rms = math.sqrt(found.total / (2 * accuracy.points))
+            if rms <= PLAIN_RATIO * found.least:
+                windows.transform()
+                if accuracy.serves(accuracy.after(found, windows.sums()), found.least):
+                    return windows.outputs()
+        return self._passes.sums(source.astype(self._engine.accumulator, copy=False))

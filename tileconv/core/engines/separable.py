@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from tileconv.core.engines.direct import DirectEngine
 from tileconv.core.engines.nonfinite import Reach, is_finite
 from tileconv.core.engines.slabs import (
     SLACK_BYTES,
@@ -19,19 +20,18 @@ from tileconv.core.engines.slabs import (
     row_bytes,
     slab_shape,
 )
-from tileconv.core.engines.summation import LINE_PIECE_TAPS, LINE_TAPS, Summation, Taps, Window
+from tileconv.core.engines.summation import Summation, Taps, Window
 from tileconv.core.factors import Factors
 from tileconv.core.grid import Shape
 from tileconv.core.kernels import Kernel
 from tileconv.core.pixels import Cast, CastCounts, as_rows
 
 
-def _line(weights: np.ndarray) -> Summation:
-    """The sum over a line of weights, 2-D; half the roundings of a direct sum are its own."""
+def _line(weights: np.ndarray, roundings: int) -> Summation:
+    """The sum over a line of weights, 2-D."""
     if weights.dtype.kind == "c":
-        return Taps(weights, weights != 0, LINE_TAPS)
-    chained = weights.size if weights.dtype.kind in "iu" else LINE_TAPS
-    return Window(weights, chained, LINE_PIECE_TAPS)
+        return Taps(weights, weights != 0, roundings)
+    return Window(weights, weights.size if weights.dtype.kind in "iu" else roundings)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,6 +50,7 @@ class SeparableEngine:
     kernel: Kernel
     factors: Factors
     _reach: Reach | None = field(init=False, repr=False)
+    _direct: DirectEngine | None = field(init=False, repr=False)
     _along: tuple[Summation, ...] = field(init=False, repr=False)
     _down: tuple[Summation, ...] = field(init=False, repr=False)
 
@@ -61,9 +62,12 @@ class SeparableEngine:
         floats = self.accumulator.kind in "fc"
         reach = Reach(self.kernel, self.accumulator) if floats else None
         object.__setattr__(self, "_reach", reach)
-        rows, columns = self.factors.rows, self.factors.columns
-        object.__setattr__(self, "_along", tuple(_line(row[None]) for row in rows))
-        object.__setattr__(self, "_down", tuple(_line(column[:, None]) for column in columns))
+        cancels = floats and self.factors.terms > 1
+        direct = DirectEngine(self.kernel, self.accumulator) if cancels else None
+        object.__setattr__(self, "_direct", direct)
+        rows, columns, most = self.factors.rows, self.factors.columns, self.factors.roundings
+        object.__setattr__(self, "_along", tuple(_line(row[None], most) for row in rows))
+        object.__setattr__(self, "_down", tuple(_line(column[:, None], most) for column in columns))
 
     @property
     def accumulator(self) -> np.dtype:
@@ -75,7 +79,8 @@ class SeparableEngine:
         """Bytes the engine itself holds."""
         reach = self._reach.held_bytes if self._reach else 0
         lines = sum(line.held_bytes for line in (*self._along, *self._down))
-        return self.factors.rows.nbytes + self.factors.columns.nbytes + lines + reach
+        direct = self._direct.held_bytes if self._direct else 0
+        return self.factors.rows.nbytes + self.factors.columns.nbytes + lines + reach + direct
 
     def workspace_bytes(self, shape: Shape, samples: int, block: np.dtype, out: np.dtype) -> int:
         """Bytes it allocates besides block and output, for an output of `shape`."""
@@ -83,10 +88,15 @@ class SeparableEngine:
         rows, columns = slab_shape(shape, samples, self.kernel.shape, itemsize)
         narrow = row_bytes(columns, samples, 1, itemsize)
         rolling = self.factors.terms * rolling_rows(rows, kr - 1) * narrow
-        # Twice the sums: groups of products are summed apart.
-        total = rolling + rows * row_bytes(columns, samples, kc, itemsize) + 2 * rows * narrow
+        # The sums, and those of groups of products.
+        held = 1 + max(line.spare for line in (*self._along, *self._down))
+        total = rolling + rows * row_bytes(columns, samples, kc, itemsize) + held * rows * narrow
         values = rows * columns * samples
         total += cast_bytes(values, columns * samples, self.accumulator, out)
+        if self._direct and block.kind in "fc":
+            window = (rows + self.kernel.shape[0] - 1) * (columns + kc - 1) * samples
+            total += (window + values) * itemsize
+            total += self._direct.workspace_bytes((rows, columns), samples, block, self.accumulator)
         if self._reach and block.kind in "fc":
             # And the mask of what is finite.
             total += values + self._reach.workspace_bytes((rows, columns), samples)
@@ -126,12 +136,22 @@ class SeparableEngine:
                 for term, (kept, line) in enumerate(zip(filtered, self._down, strict=True)):
                     line.into(values, kept.window(), 1, add=term > 0)
                     kept.retire()
-                if self._reach and tainted > done:
-                    window = source[done : done + ready + kr - 1]
+                window = source[done : done + ready + kr - 1]
+                if self._direct and not is_finite(sums.part(values)):
+                    self._sum_directly(window, sums.part(values))
+                elif self._reach and tainted > done:
                     part = sums.part(values)
                     self._reach.put_back(window.astype(self.accumulator, copy=False), part)
                 sums.store(values)
                 done += ready
+
+    def _sum_directly(self, window: np.ndarray, part: np.ndarray) -> None:
+        """Sum outputs again of which a term, not the whole, has left the dtype's range."""
+        assert self._direct is not None
+        window = window.astype(self.accumulator, copy=False)
+        again = np.empty(part.shape, self.accumulator)
+        self._direct.apply(window, again, Cast(self.accumulator))
+        part[...] = again
 
     def _rows(
         self, source: np.ndarray, buffer: np.ndarray, *, padded: bool

@@ -1,12 +1,14 @@
 """Weighted sums of rows: by which compiled loop, and in which order, so that the error is small.
 
 A sum of n products, added one after another, may be wrong by n / 2 eps of the sum of their
-magnitudes. So many products are summed in pieces, the pieces in groups, and last the groups.
+magnitudes. So many products are summed in groups, the groups in larger ones, and so on: then only
+the additions on the way from a product to the whole count (N. Higham, Accuracy and Stability of
+Numerical Algorithms, 2002, chapter 4).
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Protocol
@@ -14,20 +16,11 @@ from typing import Protocol
 import numpy as np
 
 from tileconv.core.compiling import loop
-from tileconv.core.grid import Region, ceil_div
+from tileconv.core.grid import Region, Shape, ceil_div
 from tileconv.core.loops import vectors_in_block
 from tileconv.core.pixels import CHAINED_TAPS
 from tileconv.core.processor import this_processor
-
-PIECE_TAPS = 60
-"""Products of a piece, and most pieces, where there are more: again 120 roundings."""
-
-GROUP_TAPS = 41
-"""Products of a piece, pieces of a group, and most groups, where there are more than these."""
-
-LINE_TAPS, LINE_PIECE_TAPS = 60, 31
-"""The same for one of two sums that follow each other: half the roundings are the other's."""
-
+from tileconv.core.roundings import PASS_TAPS, pass_group, spare_sums
 
 def block_width(dtype: np.dtype) -> int:
     """Outputs in a row of a block of `correlate`."""
@@ -60,6 +53,31 @@ def correlate(
     loop("registers", "correlate", (out.dtype,) * 3, 3)(x, weights, out, step, add, width)
 
 
+AddItems = Callable[[int, int, np.ndarray, bool], None]
+"""Sums things ``first .. last - 1``, one after another, into an array or to what it holds."""
+
+
+def sum_in_groups(
+    add_items: AddItems, items: range, most: int, out: np.ndarray, *, add: bool
+) -> None:
+    """Sum things, no more than `most` one after another; see `tileconv.core.roundings`."""
+    if len(items) <= most:
+        add_items(items.start, items.stop, out, add)
+        return
+    size = most
+    while size * most < len(items):
+        size *= most
+    spare = np.empty_like(out)
+    for first in items[::size]:
+        group = range(first, min(first + size, items.stop))
+        if first == items.start and not add:
+            sum_in_groups(add_items, group, most, out, add=False)
+            continue
+        sum_in_groups(add_items, group, most, spare, add=False)
+        with np.errstate(over="ignore", invalid="ignore"):
+            out += spare
+
+
 class Summation(Protocol):
     """Adds up products of weights and pixels. Immutable, and picklable."""
 
@@ -73,6 +91,10 @@ class Summation(Protocol):
 
         See `correlate`.
         """
+
+    @property
+    def spare(self) -> int:
+        """Arrays like its own output that it needs besides."""
 
     def into(self, out: np.ndarray, x: np.ndarray, step: int, *, add: bool = False) -> None:
         """Set ``out[y, i]`` to the sum over the weights of ``w[r, d] * x[y + r, i + step * d]``.
@@ -97,62 +119,70 @@ class Window:
     ----------
     weights : ndarray, shape (kr, kc)
         Real. 0 stands for a weight that is skipped only where every pixel is finite.
-    chained : int
-        Most products that are added one after another.
-    piece : int
-        Products of a piece where there are more.
+    roundings : int
+        Most that a product may go through; a chain of all if there are no more products.
     """
 
     weights: np.ndarray
-    chained: int = CHAINED_TAPS
-    piece: int = PIECE_TAPS
+    roundings: int = CHAINED_TAPS
+    _pieces: list[Region] = field(init=False, repr=False)
+    _most: int = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        pieces, most = [Region.of_shape(self.weights.shape)], self.weights.size
+        if self.adds:
+            # Pieces are one level, and there are somewhat more of them than need be.
+            for levels in range(2, self.roundings // 2 + 1):
+                most = self.roundings // levels
+                pieces = _pieces(self.weights.shape, most)
+                if len(pieces) <= most ** (levels - 1):
+                    break
+            else:
+                raise ValueError(f"{most} products are too many for {self.roundings} roundings")
+        object.__setattr__(self, "_pieces", pieces)
+        object.__setattr__(self, "_most", most)
 
     @property
     def held_bytes(self) -> int:
         """See `Summation`."""
-        return self.weights.nbytes
-
-    @property
-    def _most(self) -> int:
-        """Most products of a piece, and pieces of a group."""
-        if self.weights.size <= self.piece**2:
-            return self.piece
-        return max(GROUP_TAPS, math.ceil(math.cbrt(self.weights.size)))
+        return self.weights.nbytes + len(self._pieces) * PIECE_BYTES
 
     @property
     def adds(self) -> bool:
         """See `Summation`."""
-        return self.weights.size > self.chained
+        return self.weights.size > self.roundings
+
+    @property
+    def spare(self) -> int:
+        """See `Summation`."""
+        return spare_sums(len(self._pieces), self._most)
 
     def into(self, out: np.ndarray, x: np.ndarray, step: int, *, add: bool = False) -> None:
         """See `Summation`."""
-        if not self.adds:
-            correlate(x, self.weights, out, step=step, add=add)
-            return
-        pieces, spare, group = self._pieces(), None, self._most
-        for first in range(0, len(pieces), group):
-            if first and spare is None:
-                spare = np.empty_like(out)
-            target = out if spare is None else spare
-            adding = add and not first
-            for piece in pieces[first : first + group]:
+
+        def add_pieces(first: int, last: int, out: np.ndarray, add: bool) -> None:  # noqa: FBT001
+            for piece in self._pieces[first:last]:
                 rows, columns = piece.slices
                 part = x[rows.start :, step * columns.start :]
-                correlate(part, self.weights[rows, columns], target, step=step, add=adding)
-                adding = True
-            if target is not out:
-                with np.errstate(over="ignore", invalid="ignore"):
-                    out += target
+                correlate(part, self.weights[rows, columns], out, step=step, add=add)
+                add = True
 
-    def _pieces(self) -> list[Region]:
-        """Rectangles of weights, about square: tall ones share loads."""
-        (kr, kc), most = self.weights.shape, self._most
-        down = ceil_div(kr, ceil_div(kr, max(8, most // kc)))
-        across = ceil_div(kc, ceil_div(kc, most // down))
-        return [
-            Region((y, x), (min(y + down, kr), min(x + across, kc)))
-            for y, x in product(range(0, kr, down), range(0, kc, across))
-        ]
+        sum_in_groups(add_pieces, range(len(self._pieces)), self._most, out, add=add)
+
+
+PIECE_BYTES = 512
+"""Of a region, roughly."""
+
+
+def _pieces(shape: Shape, most: int) -> list[Region]:
+    """Rectangles of up to `most` weights, about square: tall ones share loads."""
+    kr, kc = shape
+    down = ceil_div(kr, ceil_div(kr, max(min(8, most), most // kc)))
+    across = ceil_div(kc, ceil_div(kc, max(1, most // down)))
+    return [
+        Region((y, x), (min(y + down, kr), min(x + across, kc)))
+        for y, x in product(range(0, kr, down), range(0, kc, across))
+    ]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -165,13 +195,13 @@ class Taps:
         Complex ones, too.
     active : ndarray of bool, shape (kr, kc)
         Those that count.
-    chained : int
-        Most products that are added one after another.
+    roundings : int
+        Most that a product may go through; a chain of all if there are no more products.
     """
 
     weights: np.ndarray
     active: np.ndarray
-    chained: int = CHAINED_TAPS
+    roundings: int = CHAINED_TAPS
     _weights: np.ndarray = field(init=False, repr=False)
     _shifts: np.ndarray = field(init=False, repr=False)
 
@@ -182,27 +212,38 @@ class Taps:
         object.__setattr__(self, "_shifts", np.argwhere(self.active).astype(np.int64))
 
     @property
+    def _most(self) -> int:
+        """Most passes that are added one after another; 0 where products are."""
+        taps = self._weights.size
+        if taps <= self.roundings:
+            return 0
+        most = pass_group(taps, self.roundings)
+        assert most is not None, "refusal() has said so"
+        return most
+
+    @property
     def held_bytes(self) -> int:
         """See `Summation`."""
-        return self._weights.nbytes + self._shifts.nbytes
+        return self._weights.nbytes + 2 * self._shifts.nbytes
+
+    @property
+    def spare(self) -> int:
+        """See `Summation`."""
+        return spare_sums(ceil_div(self._weights.size, PASS_TAPS), self._most) if self._most else 0
 
     def into(self, out: np.ndarray, x: np.ndarray, step: int, *, add: bool = False) -> None:
         """See `Summation`."""
         shifts = self._shifts * np.array([1, step])
-        chained = self._weights.size <= self.chained
+        taps, chained = self._weights.size, self._most == 0
         dtypes = x.dtype, x.dtype, shifts.dtype, x.dtype
         # float64 sums are scipy.ndimage's to the last bit.
         add_taps = loop("taps", "add_taps", dtypes, 1, fused=x.dtype == np.float32)
-        if not add:
-            out.fill(0)
-        # Passes of eight: sums of n / 8 roundings, until there are too many of these as well.
-        group = self._weights.size
-        if not chained and group > 8 * (self.chained - 8):
-            group = 8 * (math.isqrt(group // 8) + 1)
-        for start in range(0, self._weights.size, max(group, 1)):
-            target = np.zeros_like(out) if start else out
-            taps = slice(start, start + group)
-            add_taps(x, self._weights[None, taps], shifts[taps], target, chained)
-            if start:
-                with np.errstate(over="ignore", invalid="ignore"):
-                    out += target
+
+        def add_passes(first: int, last: int, out: np.ndarray, add: bool) -> None:  # noqa: FBT001
+            if not add:
+                out.fill(0)
+            some = slice(first * PASS_TAPS, last * PASS_TAPS)
+            add_taps(x, self._weights[None, some], shifts[some], out, chained)
+
+        passes = range(ceil_div(taps, PASS_TAPS))
+        sum_in_groups(add_passes, passes, self._most or max(1, len(passes)), out, add=add)

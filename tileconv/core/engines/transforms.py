@@ -5,7 +5,9 @@ What is done with them is in `tileconv.core.loops.transforms`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -80,6 +82,13 @@ class Transform:
         Rows and columns of the windows, multiples of 16 and no smaller than the kernel.
     dtype : numpy.dtype
         Of the windows, float32 or float64.
+
+    Attributes
+    ----------
+    size, dtype
+        As given.
+    most : float
+        Largest magnitude of the kernel's spectrum.
     """
 
     def __init__(self, weights: np.ndarray, size: Shape, dtype: np.dtype) -> None:
@@ -95,15 +104,20 @@ class Transform:
         # Of a correlation: the conjugate's conjugate. In double, then rounded once.
         lines = np.fft.fft(np.conj(weights).astype(np.complex128), columns, axis=1)[:, along]
         table = np.empty((2, rows // lanes, columns // lanes, lanes, lanes), dtype)
+        most = 0.0
         # A vector of columns at a time: in double the whole would take far more than the result.
         for x in range(0, columns, lanes):
             spectrum = np.fft.fft(lines[:, x : x + lanes], rows, axis=0)[down].conj()
+            most = max(most, float(np.abs(spectrum).max()))
             # Without another normalisation: forward and back multiply by the number of points.
             squares = (spectrum / (rows * columns)).reshape(-1, lanes, lanes)
             # Squares of rows and elements, turned over.
             table[:, :, x // lanes] = np.array([squares.real, squares.imag]).swapaxes(2, 3)
         self._re, self._im = table.reshape(2, 1, -1)
         self._lanes = lanes
+        self.size = size
+        self.dtype = dtype
+        self.most = most
 
     def apply(self, re: np.ndarray, im: np.ndarray) -> None:
         """Correlate two windows in place.
@@ -113,8 +127,13 @@ class Transform:
         re, im : ndarray, shape (rows, columns)
             Rows contiguous.
         """
+        self.bound(re, im)()
+
+    def bound(self, re: np.ndarray, im: np.ndarray) -> Callable[[], None]:
+        """`apply` to these windows, which have to stay, as often as it is called."""
         down, along = self._down, self._along
-        self._convolve(
+        run = self._convolve.bound(
             re, im, down.stages, down.roots_re, down.roots_im,
-            along.stages, along.roots_re, along.roots_im, self._re, self._im, self._lanes,
+            along.stages, along.roots_re, along.roots_im, self._re, self._im,
         )  # fmt: skip
+        return partial(run, self._lanes)

@@ -104,6 +104,13 @@ class Vector:
     def __mul__(self, other: Vector) -> Vector:
         return self._write("mul", other)
 
+    def larger(self, other: Vector) -> Vector:
+        """The larger of each pair of elements; of a NaN here, the other's."""
+        builder = self.vectors.builder
+        compare = builder.fcmp_ordered if self.vectors.real else builder.icmp_signed
+        greater = compare(">", self.value, other.value)
+        return Vector(self.vectors, builder.select(greater, self.value, other.value))
+
     def _write(self, what: str, other: Vector) -> Vector:
         vectors = self.vectors
         if vectors.real:

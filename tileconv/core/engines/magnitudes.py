@@ -1,0 +1,129 @@
+"""How large pixels are: in the windows of a cell, and in the window of each output.
+
+Transforms spread their rounding over all that they compute, so what they may be used for depends
+on how large the pixels are that lie together. `Meter` finds, in one pass, what decides for most
+rasters; `exponents` and `window_maxima` find the rest, exactly, where it does not.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from tileconv.core.compiling import loop
+from tileconv.core.grid import Shape
+from tileconv.core.processor import this_processor
+
+BLOCK_SIDE = 8
+"""Rows and columns of a block of pixels that is looked at as one, at most."""
+
+
+class Magnitudes(NamedTuple):
+    """How large the values of one or two arrays are.
+
+    Parameters
+    ----------
+    total : float
+        Sum of squares; not finite if a value is not, or if it leaves the range.
+    peak : float
+        Largest magnitude.
+    least : float
+        Every window of the kernel's shape holds a magnitude of this or more.
+    """
+
+    total: float
+    peak: float
+    least: float
+
+
+class Meter:
+    """Measures two arrays of the same dtype, again and again.
+
+    Parameters
+    ----------
+    planes : ndarray of float32 or float64, shape (2, rows, columns)
+        Rows contiguous; columns are followed by zeros, 16 at least.
+    kernel_shape : (int, int)
+    """
+
+    def __init__(self, planes: np.ndarray, kernel_shape: Shape) -> None:
+        dtype = planes.dtype
+        lanes = this_processor().vector_bytes // dtype.itemsize
+        down, across = (_block_side(length) for length in kernel_shape)
+        across = min(across, lanes)
+        # A window of k holds so many whole blocks of those that begin at multiples of a side.
+        runs = [(k - b + 1) // b for k, b in zip(kernel_shape, (down, across), strict=True)]
+        self._sides = down, across, *runs
+        scratch = np.empty((3 + runs[0], planes.shape[2] + 2 * lanes), dtype)
+        self._found = np.empty((2, 3))
+        self._arrays = *planes, scratch, self._found
+        dtypes = dtype, dtype, dtype, self._found.dtype
+        self._measure = loop("magnitudes", "measure", dtypes, 7, fused=True).bound(*self._arrays)
+
+    def measure(self, rows: int, columns: tuple[int, int], *, together: bool) -> Magnitudes:
+        """The magnitudes of the first rows, and of the first columns of each array.
+
+        Parameters
+        ----------
+        rows : int
+        columns : (int, int)
+        together : bool
+            Whether the arrays are two parts of the same pixels, instead of pixels each.
+        """
+        self._measure(rows, *columns, *self._sides)
+        (total, peak, least), (second_total, second_peak, second_least) = self._found.tolist()
+        lesser = max if together else min
+        return Magnitudes(
+            total + second_total, max(peak, second_peak), lesser(least, second_least)
+        )
+
+
+def _block_side(length: int) -> int:
+    """Side of a block such that windows of `length` hold a whole one; a power of two."""
+    return min(BLOCK_SIDE, 1 << ((length + 1) // 2).bit_length() - 1)
+
+
+def exponents(x: np.ndarray) -> np.ndarray:
+    """Biased exponents of finite values, 0 for 0: as IEEE 754 stores them, and 1 for subnormals.
+
+    Parameters
+    ----------
+    x : ndarray of float32 or float64
+
+    Returns
+    -------
+    ndarray of uint8 or uint16
+        A value other than 0 whose exponent is e has a magnitude of ``2**(e - bias)`` to twice
+        that, or, where e is 1, less. The bias is 127 or 1023.
+    """
+    if x.dtype.itemsize == 4:
+        # The sign, bit 8, is cut off.
+        codes = (x.view(np.int32) >> 23).astype(np.uint8)
+    else:
+        codes = (x.view(np.int64) >> 52).astype(np.uint16)
+        codes &= 0x7FF
+    return np.maximum(codes, x != 0, out=codes)
+
+
+def window_maxima(x: np.ndarray, shape: Shape) -> np.ndarray:
+    """The largest value of each window of a shape; axis by axis, and by windows twice as long.
+
+    Parameters
+    ----------
+    x : ndarray, shape (rows + shape[0] - 1, columns + shape[1] - 1)
+    shape : (int, int)
+
+    Returns
+    -------
+    ndarray, shape (rows, columns)
+    """
+    for axis, length in enumerate(shape):
+        x = np.moveaxis(x, axis, 0)
+        count, width = len(x) - length + 1, 1
+        while width < length:
+            step = min(width, length - width)
+            x = np.maximum(x[:-step], x[step:])
+            width += step
+        x = np.moveaxis(x[:count], 0, axis)
+    return x
