@@ -1,4 +1,4 @@
-"""Memory that a thread takes once and uses again."""
+"""Memory that is aligned, and memory that a thread takes once and uses again."""
 
 from __future__ import annotations
 
@@ -6,6 +6,22 @@ import math
 import threading
 
 import numpy as np
+
+
+ALIGNMENT = 64
+"""Bytes of a line of the cache, and of the longest vector."""
+
+
+def aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An uninitialised array that begins with a line of the cache.
+
+    Vectors then lie in one line each where rows are whole lines: numpy's own arrays begin 16
+    bytes into one, and transforms took a third longer.
+    """
+    nbytes = math.prod(shape) * dtype.itemsize
+    memory = np.empty(nbytes + ALIGNMENT, np.uint8)
+    start = -memory.__array_interface__["data"][0] % ALIGNMENT
+    return memory[start : start + nbytes].view(dtype).reshape(shape)
 
 
 class ThreadBuffers(threading.local):

@@ -206,7 +206,7 @@ class _Cells:
         if math.isfinite(found.total) or source.dtype.kind in "biu":
             return self._finite(source, found)
         accumulator = self._engine.accumulator
-        original = source.astype(accumulator, copy=False)
+        original = np.ascontiguousarray(source, accumulator)
         finite = np.isfinite(original)
         if finite.all():
             return self._passes.sums(original)
@@ -219,15 +219,16 @@ class _Cells:
 
     def _finite(self, source: np.ndarray, found: Magnitudes) -> Sums:
         """The sums of a cell of finite pixels, which the windows hold."""
-        windows, accuracy = self._windows, self._accuracy
+        windows, accuracy, served = self._windows, self._accuracy, None
         most = 2.0 ** EASY[windows.dtype.itemsize]
-        if 1 / most < found.peak < most and found.least > 0 and not self._engine.shift:
+        if 1 / most < found.peak < most and not self._engine.shift:
             if accuracy.serves(accuracy.before(found), found.least):
                 windows.transform()
                 return windows.outputs()
-            rms = math.sqrt(found.total / (2 * accuracy.points))
-            if rms <= PLAIN_RATIO * found.least:
+            if math.sqrt(found.total / (2 * accuracy.points)) <= PLAIN_RATIO * found.least:
                 windows.transform()
-                if accuracy.serves(accuracy.after(found, windows.sums()), found.least):
+                error = accuracy.after(found, windows.sums())
+                if accuracy.serves(error, found.least):
                     return windows.outputs()
-        return self._passes.sums(source.astype(self._engine.accumulator, copy=False))
+                served = accuracy.served(error, 0)
+        return self._passes.sums(np.ascontiguousarray(source, self._engine.accumulator), served)

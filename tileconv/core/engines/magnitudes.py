@@ -2,7 +2,7 @@
 
 Transforms spread their rounding over all that they compute, so what they may be used for depends
 on how large the pixels are that lie together. `Meter` finds, in one pass, what decides for most
-rasters; `exponents` and `window_maxima` find the rest, exactly, where it does not.
+rasters; `levels` and `window_maxima` find the rest, for each output, where it does not.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Meter:
         # A window of k holds so many whole blocks of those that begin at multiples of a side.
         runs = [(k - b + 1) // b for k, b in zip(kernel_shape, (down, across), strict=True)]
         self._sides = down, across, *runs
-        scratch = np.empty((3 + runs[0], planes.shape[2] + 2 * lanes), dtype)
+        scratch = np.empty((5 + runs[0], planes.shape[2] + 2 * lanes), dtype)
         self._found = np.empty((2, 3))
         self._arrays = *planes, scratch, self._found
         dtypes = dtype, dtype, dtype, self._found.dtype
@@ -84,26 +84,34 @@ def _block_side(length: int) -> int:
     return min(BLOCK_SIDE, 1 << ((length + 1) // 2).bit_length() - 1)
 
 
-def exponents(x: np.ndarray) -> np.ndarray:
-    """Biased exponents of finite values, 0 for 0: as IEEE 754 stores them, and 1 for subnormals.
+def levels(x: np.ndarray) -> np.ndarray:
+    """How large finite values are, by powers of two: exponents as IEEE 754 stores them.
 
     Parameters
     ----------
-    x : ndarray of float32 or float64
+    x : ndarray of float32, float64, complex64 or complex128, shape (rows, columns)
+        Rows contiguous. Of a complex value the larger part counts.
 
     Returns
     -------
     ndarray of uint8 or uint16
-        A value other than 0 whose exponent is e has a magnitude of ``2**(e - bias)`` to twice
-        that, or, where e is 1, less. The bias is 127 or 1023.
+        0 for 0, and 1 for subnormal values. Otherwise a level n stands for magnitudes from
+        ``2**(n - bias)`` to twice that; the bias is 127 or 1023.
     """
-    if x.dtype.itemsize == 4:
-        # The sign, bit 8, is cut off.
-        codes = (x.view(np.int32) >> 23).astype(np.uint8)
-    else:
-        codes = (x.view(np.int64) >> 52).astype(np.uint16)
-        codes &= 0x7FF
-    return np.maximum(codes, x != 0, out=codes)
+    if x.dtype.kind == "c":
+        parts = levels(x.view(x.real.dtype))
+        return np.maximum(parts[:, ::2], parts[:, 1::2])
+    whole, kind, shift = _BITS[x.dtype.itemsize]
+    found = np.empty(x.shape, kind)
+    loop("magnitudes", "levels", (whole, kind), 1)(x.view(whole), found, shift)
+    return found
+
+
+_BITS = {
+    4: (np.dtype(np.int32), np.dtype(np.uint8), 23),
+    8: (np.dtype(np.int64), np.dtype(np.uint16), 52),
+}
+"""Integers of a float's bits, what holds its exponent, and the bits behind that, by bytes."""
 
 
 def window_maxima(x: np.ndarray, shape: Shape) -> np.ndarray:

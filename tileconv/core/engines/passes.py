@@ -14,17 +14,14 @@ summed directly. All of it depends on the pixels of the cell alone.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 
-from tileconv.core.engines.accuracy import Accuracy
+from tileconv.core.engines.accuracy import NOTHING, Accuracy
 from tileconv.core.engines.direct import DirectEngine
-from tileconv.core.engines.magnitudes import exponents, window_maxima
-from tileconv.core.engines.slabs import pieces
+from tileconv.core.engines.magnitudes import levels, window_maxima
 from tileconv.core.engines.windows import Sums, Windows
 from tileconv.core.grid import Shape
 from tileconv.core.pixels import Cast
@@ -42,7 +39,7 @@ bytes of a real number."""
 class Cell:
     """A cell's pixels, and how large they are in the window of each output.
 
-    A level is an exponent as `magnitudes.exponents` has them.
+    Levels are those of `magnitudes.levels`.
 
     Parameters
     ----------
@@ -52,31 +49,36 @@ class Cell:
         Of the pixels of each window.
     highest : list of ndarray
         The highest level in the window of each output, for each part of the sums.
+    usual : list of int
+        Levels of a sample of windows, the highest first.
     """
 
     pixels: np.ndarray
     levels: list[np.ndarray]
     highest: list[np.ndarray]
+    usual: list[int]
 
     @classmethod
     def of(cls, pixels: np.ndarray, windows: Windows, kernel_shape: Shape) -> Cell:
         """The cell of these pixels."""
-        levels = [exponents(part) for part in windows.parts(pixels)]
+        found = levels(pixels)
+        parts = [found] * 2 if pixels.dtype.kind == "c" else windows.parts(found)
+        highest = [window_maxima(part, kernel_shape) for part in parts if part.size]
         if pixels.dtype.kind == "c":
-            levels = [np.maximum(*levels)] * 2
-            return cls(pixels, levels, [window_maxima(levels[0], kernel_shape)])
-        highest = [window_maxima(part, kernel_shape) for part in levels if part.size]
-        return cls(pixels, levels, highest)
+            highest = highest[:1]
+        counts = sum(np.bincount(part[::4, ::4].ravel(), minlength=1 << 11) for part in highest)
+        return cls(pixels, parts, highest, np.flatnonzero(counts)[::-1].tolist())
 
-    @property
-    def top(self) -> int:
-        """The highest level of any window."""
-        return max(int(part.max()) for part in self.highest)
+    def below(self, level: int) -> int:
+        """The highest level of any window that is less than one."""
+        return max(
+            int(part.max(initial=0, where=part < level)) for part in self.highest
+        )
 
     @property
     def bottom(self) -> int:
         """The lowest level of any window but those that hold only zeros."""
-        # Level 0, that of zeros, becomes more than any.
+        # Level 0, that of zeros, becomes more than any in its dtype.
         return min(int((part - part.dtype.type(1)).min()) for part in self.highest) + 1
 
 
@@ -115,9 +117,13 @@ class Precision:
         self.windows.transform()
         return self.accuracy.served(self.accuracy.after(pixels, self.windows.sums()), exponent)
 
-    def passes(self, levels: int) -> int:
-        """How many passes so many levels take, at most."""
-        return math.ceil(levels / max(1.0, self.accuracy.span))
+    def passes(self, cell: Cell, level: int) -> int:
+        """How many passes the windows of a cell up to a level should take, at most."""
+        count, served = 0, level + 1.0
+        for present in cell.usual:
+            if 0 < present < served:
+                count, served = count + 1, present - max(0.0, self.accuracy.span - 1)
+        return max(1, count)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -144,17 +150,23 @@ class Passes:
     direct_ns: float
     shift: int
 
-    def sums(self, pixels: np.ndarray) -> Sums:
+    def sums(self, pixels: np.ndarray, served: int | None = None) -> Sums:
         """The sums of a cell.
 
         Parameters
         ----------
         pixels : ndarray, shape (rows + kr - 1, columns + kc - 1)
             Finite, in the accumulation dtype.
+        served : int or None
+            The least level that the sums serve which the windows of single precision hold
+            already; None for none.
         """
         cell = Cell.of(pixels, self.single.windows, self.direct.kernel.shape)
         out = [np.zeros(part.shape, pixels.dtype) for part in cell.highest]
-        level, bottom = cell.top, cell.bottom
+        level, bottom = cell.below(NOTHING), cell.bottom
+        if served is not None:
+            self._keep(self.single, 0, cell, (served, level), out)
+            level = cell.below(served)
         while level >= bottom:
             precision, exponent = self._chosen(cell, level, bottom)
             served = level + 1
@@ -164,16 +176,15 @@ class Passes:
                 self._sum_directly(cell, level, out)
                 break
             self._keep(precision, exponent, cell, (served, level), out)
-            level = served - 1
+            level = cell.below(served)
         begins = np.cumsum([0, *(part.shape[1] for part in out)]).tolist()
         return list(zip(begins, out, strict=False))
 
     def _is_sooner_direct(self, cell: Cell, precision: Precision, level: int) -> bool:
         """Whether direct sums of the outputs up to a level cost less than passes over the cell."""
         outputs = sum(part.size for part in cell.highest)
-        left = sum(1 for part in cell.highest for _ in patches(part, level))
-        passes = precision.passes(level - cell.bottom + 1)
-        return left * PATCH**2 * self.direct_ns < passes * precision.cost_ns * outputs
+        left = PATCH**2 * sum(int(_left(part, level).sum()) for part in cell.highest)
+        return left * self.direct_ns < precision.passes(cell, level) * precision.cost_ns * outputs
 
     def _chosen(self, cell: Cell, level: int, bottom: int) -> tuple[Precision, int]:
         """The precision of the next pass, whose windows are filled, and their exponent."""
@@ -184,7 +195,7 @@ class Passes:
             return single, exponent
         if served <= level:
             # Two passes cost less than one in double precision.
-            if single.expected(single.load(cell, served - 1)) <= bottom:
+            if single.expected(single.load(cell, cell.below(served))) <= bottom:
                 return single, single.load(cell, level)
         return self.double, self.double.load(cell, level)
 
@@ -212,18 +223,22 @@ class Passes:
         for into, highest in zip(out, cell.highest, strict=True):
             pixels = cell.pixels[:, begin : begin + into.shape[1] + kc - 1]
             for rows, columns in patches(highest, level):
-                window = (slice(s.start, s.stop + k - 1) for s, k in ((rows, kr), (columns, kc)))
+                window = pixels[rows.start : rows.stop + kr - 1, columns.start : columns.stop + kc - 1]
                 sums = np.empty(into[rows, columns].shape, into.dtype)
-                self.direct.apply(pixels[tuple(window)][..., None], sums[..., None], cast)
+                self.direct.apply(window[..., None], sums[..., None], cast)
                 np.copyto(into[rows, columns], sums, where=highest[rows, columns] <= level)
             begin += into.shape[1]
 
 
 def patches(highest: np.ndarray, level: int) -> Iterator[tuple[slice, slice]]:
     """Parts of a cell's outputs, `PATCH` a side, in which some are left up to a level."""
-    down, across = (pieces(length, PATCH) for length in highest.shape)
-    for (top, bottom), (left, right) in product(down, tuple(across)):
-        part = highest[top:bottom, left:right]
-        if ((part > 0) & (part <= level)).any():
-            yield slice(top, bottom), slice(left, right)
+    for down, across in np.argwhere(_left(highest, level)).tolist():
+        yield tuple(slice(n * PATCH, (n + 1) * PATCH) for n in (down, across))
 
+
+def _left(highest: np.ndarray, level: int) -> np.ndarray:
+    """Which of the patches of a cell hold outputs up to a level."""
+    left = (highest > 0) & (highest <= level)
+    for axis in (0, 1):
+        left = np.logical_or.reduceat(left, range(0, left.shape[axis], PATCH), axis=axis)
+    return left

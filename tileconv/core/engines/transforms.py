@@ -11,6 +11,7 @@ from functools import partial
 
 import numpy as np
 
+from tileconv.core.buffers import aligned
 from tileconv.core.compiling import loop
 from tileconv.core.grid import Shape
 from tileconv.core.loops import RADICES
@@ -56,12 +57,12 @@ class Line:
     @classmethod
     def of(cls, length: int, last: int, dtype: np.dtype) -> Line:
         """Of `length` points, of which each `last` are left to another transform."""
-        stages, roots = [], [np.zeros(0)]
+        stages, roots = [], [np.zeros(0, np.clongdouble)]
         for radix in factors(length // last):
             step = length // radix
             stages.append((radix, step, sum(part.size for part in roots)))
             q, j = np.arange(1, radix)[:, None], np.arange(step)[None]
-            roots.append(np.exp(-2j * np.pi * (q * j % length) / length).ravel())
+            roots.append(_roots(q * j % length, length).ravel())
             length = step
         table = np.concatenate(roots)[None]
         return cls(
@@ -69,6 +70,12 @@ class Line:
             np.ascontiguousarray(table.real, dtype),
             np.ascontiguousarray(table.imag, dtype),
         )
+
+
+def _roots(k: np.ndarray, n: int) -> np.ndarray:
+    """``exp(-2 pi i k / n)``; in double precision an error of their angles would be the largest."""
+    angles = k.astype(np.longdouble) * (8 * np.arctan(np.longdouble(1)) / n)
+    return np.cos(angles) - 1j * np.sin(angles)
 
 
 class Transform:
@@ -103,7 +110,7 @@ class Transform:
         along = frequencies(factors(columns // lanes), lanes)
         # Of a correlation: the conjugate's conjugate. In double, then rounded once.
         lines = np.fft.fft(np.conj(weights).astype(np.complex128), columns, axis=1)[:, along]
-        table = np.empty((2, rows // lanes, columns // lanes, lanes, lanes), dtype)
+        table = aligned((2, rows // lanes, columns // lanes, lanes, lanes), dtype)
         most = 0.0
         # A vector of columns at a time: in double the whole would take far more than the result.
         for x in range(0, columns, lanes):

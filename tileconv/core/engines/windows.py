@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tileconv.core.buffers import aligned
 from tileconv.core.engines.magnitudes import Magnitudes, Meter
 from tileconv.core.engines.transforms import Transform
 from tileconv.core.grid import Shape
@@ -34,8 +35,10 @@ class Windows:
         (height, width), dtype = cells.size, transform.dtype
         self._cells, self._kernel_shape = cells, kernel_shape
         self.dtype = dtype
-        # Of zeros: what lies beyond the rows is measured, too.
-        self._planes = np.zeros((2, height, width + PADDING), dtype)[..., :width]
+        memory = aligned((2, height, width + PADDING), dtype)
+        # What lies beyond the rows is measured, too.
+        memory[..., width:] = 0
+        self._planes = memory[..., :width]
         self._meter = Meter(self._planes, kernel_shape)
         self._transform = transform.bound(*self._planes)
         self._shapes: list[Shape] = []

@@ -10,6 +10,12 @@ from numba.extending import intrinsic
 
 from tileconv.core.loops.vectors import Rows, Vectors, contiguous_row, lanes_of
 
+STRIP = 2
+"""Vectors of columns that are looked at together."""
+
+_LINES = 5
+"""Rows of scratch before those that hold the maxima of blocks."""
+
 
 def measure(  # type: ignore[no-untyped-def]  # noqa: PLR0913, PLR0917 - Numba's way
     re, im, scratch, found, rows, re_columns, im_columns, down, across, runs_down, runs_across
@@ -25,7 +31,7 @@ def measure(  # type: ignore[no-untyped-def]  # noqa: PLR0913, PLR0917 - Numba's
     re, im : ndarray of float32 or float64
         Rows contiguous. The first `rows` rows and `re_columns` or `im_columns` columns count, and
         zeros follow up to a multiple of 64 bytes.
-    scratch : ndarray, shape (3 + runs_down, columns of `re` or more), of the same dtype
+    scratch : ndarray, shape (5 + runs_down, columns of `re` or more), of the same dtype
     found : ndarray of float64, shape (2, 3)
         A row for each array: sum of squares, largest magnitude, least of the maxima. Only the sum
         shows NaN.
@@ -43,16 +49,17 @@ def measure(  # type: ignore[no-untyped-def]  # noqa: PLR0913, PLR0917 - Numba's
 def _measure(x, scratch, found, at, rows, columns, sides):  # type: ignore[no-untyped-def]  # noqa: PLR0913, PLR0917
     """`measure` of one window."""
     down, across, runs_down, runs_across = sides
+    blocks = columns // across
     scratch[:2] = 0
-    squares = contiguous_row(scratch, 0)
-    peaks = contiguous_row(scratch, 1)
-    least = np.inf
+    scratch[2] = np.inf
     for block in range((rows + down - 1) // down):
         top, bottom = block * down, min(block * down + down, rows)
-        _columns(x, top, bottom, columns, scratch, 3 + block % runs_down, across)
+        _columns(x, top, bottom, columns, scratch, _LINES + block % runs_down, across)
         # Whole blocks only: no window has to hold any other.
         if bottom - top == down and block >= runs_down - 1:
-            least = min(least, _least(scratch, columns // across, runs_down, runs_across))
+            _lessen(scratch, blocks, runs_down, runs_across)
+    squares, peaks = contiguous_row(scratch, 0), contiguous_row(scratch, 1)
+    least = contiguous_row(scratch, 2)
     total = 0.0
     peak = 0.0
     for i in range(columns):
@@ -60,7 +67,9 @@ def _measure(x, scratch, found, at, rows, columns, sides):  # type: ignore[no-un
         peak = max(peak, np.float64(peaks[i]))
     found[at, 0] = total
     found[at, 1] = peak
-    found[at, 2] = least
+    found[at, 2] = np.inf
+    for i in range(blocks - runs_across + 1):
+        found[at, 2] = min(found[at, 2], np.float64(least[i]))
 
 
 @intrinsic
@@ -76,63 +85,100 @@ def _columns(context, x, top, bottom, columns, scratch, line, across):  # type: 
         _, top, bottom, columns, _, line, across = arguments
         x, scratch = (Rows(context, builder, signature.args[n], arguments[n]) for n in (0, 4))
         number = signature.args[0].dtype
-        vectors = Vectors(builder, number, lanes_of(np.dtype(str(number))), fused=True)
-        zero, lanes = vectors.constant(0.0), vectors.lanes
+        whole = {32: types.int32, 64: types.int64}[number.bitwidth]
+        lanes = lanes_of(np.dtype(str(number)))
+        floats = Vectors(builder, number, lanes, fused=True)
+        # Without their signs floats are ordered as the integers of the same bits, which processors
+        # compare faster.
+        bits = Vectors(builder, whole, lanes, fused=False)
+        unsigned = bits.constant((1 << number.bitwidth - 1) - 1)
 
         def constant(value):  # type: ignore[no-untyped-def]
             return ir.Constant(top.type, value)
 
-        # Two vectors at a time, so that one's additions need not wait for the other's.
-        sums, tops = ([vectors.variable() for _ in range(2)] for _ in range(2))
-        steps = constant(0), columns, constant(2 * lanes)
-        with cgutils.for_range_slice(builder, *steps) as (begin, _):
-            places = [builder.add(begin, constant(n * lanes)) for n in range(2)]
-            for i, total, top_of in zip(places, sums, tops, strict=True):
-                total.value, top_of.value = vectors.load(scratch.at(constant(0), i)), zero
-            with cgutils.for_range_slice(builder, top, bottom, constant(1)) as (y, _):
-                for i, total, top_of in zip(places, sums, tops, strict=True):
-                    value = vectors.load(x.at(y, i))
-                    total.value = total.value + value * value
-                    top_of.value = value.larger(zero - value).larger(top_of.value)
-            for i, total, top_of in zip(places, sums, tops, strict=True):
-                vectors.store(total.value, scratch.at(constant(0), i))
-                peaks = scratch.at(constant(1), i)
-                vectors.store(top_of.value.larger(vectors.load(peaks)), peaks)
-                self_largest = top_of.value
-                width = 1
-                while width <= lanes:
-                    with builder.if_then(builder.icmp_signed("==", across, constant(width))):
-                        first = builder.sdiv(i, constant(width))
-                        for n in range(lanes // width):
-                            element = builder.extract_element(
-                                self_largest.value, constant(n * width)
-                            )
-                            place = scratch.at(line, builder.add(first, constant(n)))
-                            builder.store(element, place)
-                    behind = [min(lane + width, lanes - 1) for lane in range(lanes)]
-                    shifted = vectors.shuffle(self_largest, self_largest, behind)
-                    self_largest = self_largest.larger(shifted)
-                    width *= 2
+        def strips(first, stop, count):  # type: ignore[no-untyped-def]
+            """Strips of so many vectors: wide ones are read as they lie in memory."""
+            totals = [floats.variable() for _ in range(count)]
+            largest = [bits.variable() for _ in range(count)]
+            step = constant(count * lanes)
+            with cgutils.for_range_slice(builder, first, stop, step) as (begin, _):
+                places = [builder.add(begin, constant(n * lanes)) for n in range(count)]
+                strip = list(zip(places, totals, largest, strict=True))
+                for i, total, top_of in strip:
+                    total.value = floats.load(scratch.at(constant(0), i))
+                    top_of.value = bits.constant(0)
+                with cgutils.for_range_slice(builder, top, bottom, constant(1)) as (y, _):
+                    for i, total, top_of in strip:
+                        value = floats.load(x.at(y, i))
+                        total.value = total.value + value * value
+                        top_of.value = top_of.value.larger(bits.of(value) & unsigned)
+                for i, total, top_of in strip:
+                    floats.store(total.value, scratch.at(constant(0), i))
+                    peaks = scratch.at(constant(1), i)
+                    bits.store(bits.load(peaks).larger(top_of.value), peaks)
+                    tops, width = top_of.value, 1
+                    while width <= lanes:
+                        with builder.if_then(builder.icmp_signed("==", across, constant(width))):
+                            _store_every(builder, floats.of(tops), width, scratch, (line, i))
+                        behind = [min(lane + width, lanes - 1) for lane in range(lanes)]
+                        tops = tops.larger(bits.shuffle(tops, tops, behind))
+                        width *= 2
+
+        wide = constant(STRIP * lanes)
+        whole_strips = builder.mul(builder.sdiv(columns, wide), wide)
+        strips(constant(0), whole_strips, STRIP)
+        strips(whole_strips, columns, 1)
         return context.get_dummy_value()
 
     return types.void(x, top, bottom, columns, scratch, line, across), generate
 
 
+def _store_every(  # type: ignore[no-untyped-def]
+    builder, vector, width, scratch, place
+):
+    """Store every `width`-th element of a vector of columns from `i` on, next to each other."""
+    line, i = place
+    first = builder.sdiv(i, ir.Constant(i.type, width))
+    for n in range(vector.vectors.lanes // width):
+        element = builder.extract_element(vector.value, ir.Constant(i.type, n * width))
+        at = builder.add(first, ir.Constant(i.type, n))
+        builder.store(element, scratch.at(line, at))
+
+
 @njit
-def _least(scratch, blocks, runs_down, runs_across):  # type: ignore[no-untyped-def]
-    """The least maximum of any `runs_across` blocks of `runs_down` lines."""
-    merged = contiguous_row(scratch, 2)
-    for i in range(blocks):
-        merged[i] = 0
+def _lessen(scratch, blocks, runs_down, runs_across):  # type: ignore[no-untyped-def]
+    """Lessen row 2 of `scratch` to the maxima of `runs_across` blocks of `runs_down` lines."""
+    merged, wide = contiguous_row(scratch, 3), contiguous_row(scratch, 4)
+    merged[:blocks] = 0
+    wide[:blocks] = 0
     for run in range(runs_down):
-        line = contiguous_row(scratch, 3 + run)
+        line = contiguous_row(scratch, _LINES + run)
         for i in range(blocks):
-            a, b = merged[i], line[i]
-            merged[i] = a if a > b else b  # noqa: FURB136
-    least = np.inf
-    for i in range(blocks - runs_across + 1):
-        top = merged[i]
-        for run in range(1, runs_across):
-            top = max(top, merged[i + run])
-        least = min(least, np.float64(top))
-    return least
+            merged[i] = line[i] if line[i] > merged[i] else merged[i]  # noqa: FURB136
+    for run in range(runs_across):
+        moved = merged[run:blocks]
+        for i in range(moved.size):
+            wide[i] = moved[i] if moved[i] > wide[i] else wide[i]  # noqa: FURB136
+    least = contiguous_row(scratch, 2)
+    for i in range(blocks):
+        least[i] = wide[i] if wide[i] < least[i] else least[i]  # noqa: FURB136
+
+
+def levels(x, out, shift):  # type: ignore[no-untyped-def]
+    """See `tileconv.core.engines.magnitudes.levels`.
+
+    Parameters
+    ----------
+    x : ndarray of int32 or int64
+        The bits of floats; rows contiguous.
+    out : ndarray of uint8 or uint16
+        Rows contiguous.
+    shift : int
+        Bits of a significand.
+    """
+    for y in range(x.shape[0]):
+        row, out_row = contiguous_row(x, y), contiguous_row(out, y)
+        for i in range(row.size):
+            # Doubled, it loses its sign: only zeros are 0 then.
+            level = (row[i] >> shift) & (255 if shift == 23 else 2047)
+            out_row[i] = max(level, 1 if row[i] + row[i] != 0 else 0)

@@ -82,6 +82,10 @@ class Vectors:
         """A vector of a number that is known now."""
         return Vector(self, ir.Constant(self.kind, [value] * self.lanes))
 
+    def of(self, other: Vector) -> Vector:
+        """The same bits as elements of this kind."""
+        return Vector(self, self.builder.bitcast(other.value, self.kind))
+
     def shuffle(self, a: Vector, b: Vector, take: Sequence[int]) -> Vector:
         """Elements of ``a`` followed by ``b``, by number."""
         mask = ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), list(take))
@@ -103,6 +107,9 @@ class Vector:
 
     def __mul__(self, other: Vector) -> Vector:
         return self._write("mul", other)
+
+    def __and__(self, other: Vector) -> Vector:
+        return Vector(self.vectors, self.vectors.builder.and_(self.value, other.value))
 
     def larger(self, other: Vector) -> Vector:
         """The larger of each pair of elements; of a NaN here, the other's."""
