@@ -17,7 +17,13 @@ from wide_range import kernels, pixels, wrong
 import tileconv
 from tileconv.errors import MethodError
 
-MODES = {"fill": "constant", "wrap": "wrap", "symm": "symmetric", "nearest": "edge", "mirror": "reflect"}
+MODES = {
+    "fill": "constant",
+    "wrap": "wrap",
+    "symm": "symmetric",
+    "nearest": "edge",
+    "mirror": "reflect",
+}
 METHODS = ["auto", "auto", "direct", "separable", "fft"]
 FILLS = [0.0, 0.1, -9999.0, 1e20, 3e-42]
 
@@ -65,7 +71,8 @@ def job_is_right(seed, folder):
             "mode": mode, "boundary": boundary, "fill_value": fill,
             "method": str(rng.choice(METHODS)),
         },
-        "output": {"path": str(output), "dtype": dtype and str(dtype), "tile": 32, "overwrite": True},
+        "output": {"path": str(output), "dtype": dtype and str(dtype), "tile": 32, "overwrite": True,
+                   "nan_fill": 0},
         "run": {"workers": 1},
     }  # fmt: skip
     if rng.random() < 0.2:
@@ -87,7 +94,13 @@ def _write(path, raster, rng):
     elif path.suffix == ".zarr":
         import zarr
 
-        zarr.create_array(path, data=raster, chunks=(int(rng.integers(8, 90)),) * 2, overwrite=True)
+        zarr.create_array(
+            path,
+            data=raster,
+            chunks=(int(rng.integers(8, 90)),) * 2,
+            overwrite=True,
+            config={"write_empty_chunks": True},
+        )
     else:
         import tifffile
 
@@ -114,7 +127,9 @@ def lazy_call_is_right(seed):
         raise
     found = lazy.compute(scheduler="synchronous")
     fill = np.asarray(fill).astype(found.dtype)[()]
-    swapped = mode == "valid" and any(n < k for n, k in zip(raster.shape, weights.shape, strict=True))
+    swapped = mode == "valid" and any(
+        n < k for n, k in zip(raster.shape, weights.shape, strict=True)
+    )
     assert not swapped
     block = extended(raster, weights.shape, mode, boundary, fill)
     sums = np.result_type(found.dtype, np.float64 if double else found.dtype)

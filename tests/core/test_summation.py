@@ -68,7 +68,8 @@ def test_a_value_depends_on_its_window_alone(dtype):
 
 
 @pytest.mark.parametrize(
-    "shape", [(3, 3), (11, 11), (12, 11), (31, 31), (1, 200), (300, 1), (9, 80), (70, 60), (1, 5000)]
+    "shape",
+    [(3, 3), (11, 11), (12, 11), (31, 31), (1, 200), (300, 1), (9, 80), (70, 60), (1, 5000)],
 )
 @pytest.mark.parametrize("dtype", [np.dtype("f4"), np.dtype("f8"), np.dtype("i8")], ids=str)
 def test_windows_of_many_weights_are_summed_in_pieces(shape, dtype):

@@ -134,7 +134,8 @@ def wrong(found, block, weights, accumulator, method):
         info = np.iinfo(found.dtype)
         low, high = (np.clip(np.rint(want + by), info.min, info.max) for by in (-most, most))
         found = found.astype(WIDE)
-        return (found < low) | (found > high)
+        # Out of the range NaN and infinities of both signs are right, whatever they become.
+        return ~beyond & ((found < low) | (found > high))
     info = np.finfo(found.dtype)
     if info.eps > np.finfo(accumulator).eps:  # The cast's own rounding.
         most = most + np.abs(want) * info.eps / 2 + info.smallest_subnormal / WIDE(2)

@@ -7,7 +7,6 @@ import threading
 
 import numpy as np
 
-
 ALIGNMENT = 64
 """Bytes of a line of the cache, and of the longest vector."""
 

@@ -67,7 +67,8 @@ class FftEngine:
         self._direct = DirectEngine(kernel, accumulator)
         self._real = np.finfo(accumulator).dtype
         self._has_double = (
-            self._real.itemsize == 4 and self._window_bytes(np.dtype(np.float64)) <= DOUBLE_MAX_BYTES
+            self._real.itemsize == 4
+            and self._window_bytes(np.dtype(np.float64)) <= DOUBLE_MAX_BYTES
         )
         self._preparing = threading.Lock()
         self._prepared: dict[np.dtype, _Prepared] = {}

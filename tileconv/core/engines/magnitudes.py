@@ -74,9 +74,7 @@ class Meter:
         self._measure(rows, *columns, *self._sides)
         (total, peak, least), (second_total, second_peak, second_least) = self._found.tolist()
         lesser = max if together else min
-        return Magnitudes(
-            total + second_total, max(peak, second_peak), lesser(least, second_least)
-        )
+        return Magnitudes(total + second_total, max(peak, second_peak), lesser(least, second_least))
 
 
 def _block_side(length: int) -> int:

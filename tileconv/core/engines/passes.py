@@ -71,9 +71,7 @@ class Cell:
 
     def below(self, level: int) -> int:
         """The highest level of any window that is less than one."""
-        return max(
-            int(part.max(initial=0, where=part < level)) for part in self.highest
-        )
+        return max(int(part.max(initial=0, where=part < level)) for part in self.highest)
 
     @property
     def bottom(self) -> int:
@@ -223,7 +221,9 @@ class Passes:
         for into, highest in zip(out, cell.highest, strict=True):
             pixels = cell.pixels[:, begin : begin + into.shape[1] + kc - 1]
             for rows, columns in patches(highest, level):
-                window = pixels[rows.start : rows.stop + kr - 1, columns.start : columns.stop + kc - 1]
+                window = pixels[
+                    rows.start : rows.stop + kr - 1, columns.start : columns.stop + kc - 1
+                ]
                 sums = np.empty(into[rows, columns].shape, into.dtype)
                 self.direct.apply(window[..., None], sums[..., None], cast)
                 np.copyto(into[rows, columns], sums, where=highest[rows, columns] <= level)

@@ -22,6 +22,7 @@ from tileconv.core.pixels import CHAINED_TAPS
 from tileconv.core.processor import this_processor
 from tileconv.core.roundings import PASS_TAPS, pass_group, spare_sums
 
+
 def block_width(dtype: np.dtype) -> int:
     """Outputs in a row of a block of `correlate`."""
     return vectors_in_block() * this_processor().vector_bytes // dtype.itemsize
