@@ -11,13 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from tileconv.core.kernels import Kernel
 from tileconv.core.pixels import (
     Cast,
     CastCounts,
     Rule,
-    accumulation_dtype,
-    default_output_dtype,
     error_bound,
 )
 from tileconv.errors import ConfigError
@@ -145,37 +142,6 @@ def test_refused_casts() -> None:
         with pytest.raises(ConfigError, match=r"0 \.\. 255"):
             Cast(np.dtype(np.uint8), nan_fill=fill)
     assert Cast(np.dtype(np.float32), nan_fill=1.5).nan_fill == 1.5
-
-
-WHOLE = Kernel(np.array([[1, -2, 1]]), (0, 1))
-HALF = Kernel(np.array([[0.5, 0.25]]), (0, 0))
-COMPLEX = Kernel(np.array([[1j, 2]]), (0, 0))
-
-
-@pytest.mark.parametrize(
-    ("given", "output", "kernel", "want"),
-    [
-        ("?", None, HALF, "f4"), ("u1", None, HALF, "f4"), ("i2", None, WHOLE, "f4"),
-        ("f2", None, HALF, "f4"), ("f4", None, HALF, "f4"), ("i4", None, HALF, "f8"),
-        ("u8", None, HALF, "f8"), ("f8", None, HALF, "f8"), ("g", None, HALF, "g"),
-        ("u1", None, COMPLEX, "c8"), ("f8", None, COMPLEX, "c16"), ("c8", None, HALF, "c8"),
-        ("c16", None, HALF, "c16"), ("G", None, HALF, "G"), (">u2", None, HALF, "f4"),
-        ("u1", "u1", HALF, "f4"), ("u1", "u2", WHOLE, "f4"), ("u1", "i4", HALF, "f8"),
-        ("u2", "u2", WHOLE, "f4"), ("f4", "u2", HALF, "f4"),
-        ("u2", "u2", Kernel(np.full((20, 20), 7), (0, 0)), "f8"),
-        ("u2", "f4", Kernel(np.full((20, 20), 7), (0, 0)), "f4"),
-    ],
-)  # fmt: skip
-def test_accumulation(given: str, output: str | None, kernel: Kernel, want: str) -> None:
-    dtype = np.dtype(output) if output else None
-    assert accumulation_dtype(np.dtype(given), dtype, kernel) == np.dtype(want)
-    if output is None:
-        assert default_output_dtype(np.dtype(given), kernel) == np.dtype(want)
-
-
-def test_no_numbers() -> None:
-    with pytest.raises(ConfigError, match="object"):
-        accumulation_dtype(np.dtype(object), None, HALF)
 
 
 def test_error_bound() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Mapping
@@ -68,7 +69,7 @@ class KernelSpec(_Table, frozen=True, kw_only=True):
     size: int | None = None
     axis: str | None = None
     file: str | None = None
-    weights: list[list[float]] | None = None
+    weights: list[list[int | float]] | None = None
 
     def __post_init__(self) -> None:
         given = [k for k in ("name", "file", "weights") if getattr(self, k) is not None]
@@ -94,9 +95,10 @@ class Convolution(_Table, frozen=True, kw_only=True):
     operation: Literal["convolve", "correlate"] = "convolve"
     origin: tuple[int, int] = (0, 0)
     boundary: str = "symm"
-    fill_value: float = 0.0
+    fill_value: int | float = 0.0
     mode: Literal["full", "same", "valid"] = "same"
     method: Literal["auto", "reference", "direct", "separable", "fft"] = "auto"
+    accumulate: Literal["auto", "float64"] = "auto"
 
 
 class Output(_Table, frozen=True, kw_only=True):
@@ -195,6 +197,7 @@ class Job(_Table, frozen=True, kw_only=True):
         if job.run.memory is not None:
             parse_size(job.run.memory)
         boundary_named(job.convolution.boundary)
+        _as_float(job.convolution.fill_value, "convolution.fill_value")
         return job
 
     @classmethod
@@ -271,7 +274,7 @@ class Job(_Table, frozen=True, kw_only=True):
         lengths = sorted({len(row) for row in spec.weights})
         if len(lengths) > 1:
             raise ConfigError(f"kernel.weights has rows of {lengths} weights; make them equal")
-        weights = np.array(spec.weights, dtype=np.float64, ndmin=2)
+        weights = _weights(spec.weights)
         if not np.isfinite(weights).all():
             raise ConfigError("kernel.weights holds NaN or infinity; give finite weights")
         return weights, "weights"
@@ -302,6 +305,42 @@ class Job(_Table, frozen=True, kw_only=True):
                 return input_dtype
             case name:
                 return parse_dtype(name, "output.dtype")
+
+
+def _weights(rows: list[list[int | float]]) -> np.ndarray:
+    """Weights as they are written, in float64, or in integers where that would round one.
+
+    Raises
+    ------
+    ConfigError
+        No dtype holds them.
+    """
+    flat = [weight for row in rows for weight in row]
+    rounded = [weight for weight in flat if _as_float(weight, "kernel.weights") != weight]
+    if not rounded or not all(float(weight).is_integer() for weight in flat):
+        return np.array(rows, dtype=np.float64)
+    whole = [[int(weight) for weight in row] for row in rows]
+    for dtype in (np.int64, np.uint64):
+        with contextlib.suppress(OverflowError):
+            return np.array(whole, dtype=dtype)
+    raise ConfigError(
+        f"kernel.weights holds {rounded[0]}, and neither float64 nor a 64-bit integer dtype "
+        "holds all weights; write those as floats, with a decimal point"
+    )
+
+
+def _as_float(number: float, key: str) -> float:
+    """The nearest float64.
+
+    Raises
+    ------
+    ConfigError
+        It is beyond the range of float64.
+    """
+    try:
+        return float(number)
+    except OverflowError:
+        raise ConfigError(f"{key} has an integer beyond 1.8e308; give a smaller one") from None
 
 
 T = TypeVar("T", bound=_Table)
