@@ -148,3 +148,26 @@ def test_error_bound() -> None:
     assert error_bound(2.0, 3.0, np.dtype(np.float32)) == 64 * 2.0**-23 * 6
     assert error_bound(2.0, 3.0, np.dtype(np.complex128)) == 64 * 2.0**-52 * 6
     assert error_bound(2.0, 3.0, np.dtype(np.int32)) == 0
+
+
+@pytest.mark.parametrize(
+    ("have", "want"), [("f4", "f4"), ("f8", "f2"), ("c8", "c8"), ("f4", "c16")]
+)
+def test_nan_has_one_sign_and_payload(have: str, want: str) -> None:
+    values = np.ones((3, 5), have)
+    raw = values.view(f"u{values.real.itemsize}")
+    values[1] = np.nan
+    raw[1, ::2] ^= raw.dtype.type(1 << (8 * raw.itemsize - 1))
+    raw[1, -1] |= raw.dtype.type(9)
+    values[2, 0] = -np.inf
+    whole = np.zeros((3, 10), want)
+    out = whole[:, ::2]
+    assert Cast(out.dtype).store(values, out) == CastCounts()
+    expected = np.ones((3, 5), want)
+    expected[1, :] = complex(np.nan, np.nan) if have == "c8" else np.nan
+    if have == "c8":  # Only the parts that are NaN.
+        expected.real[1], expected.imag[1] = np.nan, values[1].imag
+        expected.imag[1][np.isnan(expected.imag[1])] = np.nan
+    expected[2, 0] = -np.inf
+    assert np.ascontiguousarray(out).tobytes() == expected.tobytes()
+    assert not whole[:, 1::2].any()
