@@ -187,11 +187,11 @@ def test_the_fill_value_is_rounded_to_the_accumulator(
     assert value == held
 
 
-@pytest.mark.parametrize("dtype", ["i8", "u8", "f8", "g", "i2", "?"])
+@pytest.mark.parametrize("dtype", ["i8", "u8", "f8", "g", "i2", "?", "f2", "f4"])
 def test_sums_of_weights_are_exact(dtype: str) -> None:
     rng = np.random.default_rng(1)
-    high = {"i2": 2**15 - 1, "?": 2}.get(dtype, 2**62)
-    weights = rng.integers(-high if dtype in ("i8", "i2") else 0, high, (40, 30), np.int64)
+    high = {"i2": 2**15 - 1, "?": 2, "f2": 2**15, "f4": 2**62}.get(dtype, 2**62)
+    weights = rng.integers(-high if dtype in ("i8", "i2", "f2") else 0, high, (40, 30), np.int64)
     weights = weights.astype(dtype)
     kernel = Kernel(weights, (0, 0))
     numbers = [int(w) for w in weights.flat]

@@ -95,6 +95,7 @@ class Kernel:
         """
         w = self.weights
         if w.dtype.kind == "f":
+            w = w.astype(np.result_type(w, np.float64))
             if not bool(np.all(np.abs(w) < 2.0**63)):
                 numbers = [int(value) for value in w.flat]
                 return sum(n for n in numbers if n > 0), -sum(n for n in numbers if n < 0)

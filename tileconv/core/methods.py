@@ -275,7 +275,10 @@ class _Judged:
         """A method that serves; else MethodError."""
         if (reason := self.reason_against(method)) is not None:
             raise MethodError(reason)
-        return Choice(method, why, self.cost_ns(method), self.limbs(method))
+        limbs = self.limbs(method)
+        if limbs > 1:
+            why += f", exact in {limbs} pieces of {LIMB_BITS} bits"
+        return Choice(method, why, self.cost_ns(method), limbs)
 
 
 def choose(  # noqa: PLR0913 - each is said by name
