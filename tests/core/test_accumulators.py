@@ -98,6 +98,16 @@ def test_the_fill_value_is_a_pixel(fill: float, want: str) -> None:
     assert found == np.dtype(want)
 
 
+def test_sums_without_a_fractional_fill_value_are_exact() -> None:
+    u2, i8, seven = np.dtype("u2"), np.dtype("i8"), Kernel(np.full((20, 20), 7), (0, 0))
+    for fill in (0.5, -1e3 / 3, float("nan"), float("inf"), None):
+        assert accumulation_dtype(u2, u2, seven, fill=fill) == np.float64
+        # No integers hold the value, and float64 may round the sums.
+        found = accumulation_dtype(i8, i8, ONE, fill=fill)
+        assert found == (np.int64 if fill is None else np.float64)
+        assert may_round(i8, i8, ONE, found, fill) is (fill is not None)
+
+
 @pytest.mark.parametrize(
     ("given", "want"),
     [

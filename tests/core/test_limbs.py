@@ -42,7 +42,7 @@ def test_sums_are_exact_and_wrap(dtype: str, accumulator: str) -> None:
 
 def test_pieces_are_chosen_where_they_are_exact() -> None:
     """The largest weights that `choose` lets be transformed, over the largest pixels."""
-    dtype, sums = np.dtype(np.uint32), np.dtype(np.float64)
+    dtype, sums = np.dtype(np.uint32), np.dtype(np.int64)
     weights = np.zeros((64, 64))
     weights[::2, ::3] = (2**23 - 1) // (32 * 22)
     weights[0, 0] += 2**23 - 1 - weights.sum()

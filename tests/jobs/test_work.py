@@ -11,7 +11,7 @@ import zarr
 from scipy import ndimage, signal
 
 import tileconv
-from tileconv.errors import ConfigError, OutputExistsError
+from tileconv.errors import ConfigError, MethodError, OutputExistsError
 from tileconv.jobs.describe import plan_dict, plan_table
 from tileconv.jobs.staging import stage
 
@@ -93,6 +93,21 @@ def test_a_whole_fill_value_of_integers_is_exact(tmp_path, dtype, fill):
     assert report.as_dict()["warnings"] == []
 
 
+@pytest.mark.parametrize("fill", [0.5, float("nan")])
+def test_sums_that_a_fractional_fill_value_is_not_in_are_exact(tmp_path, fill):
+    pixels = np.random.default_rng(2).integers(2**15, 2**16, (60, 50), np.uint16)
+    weights = np.full((20, 20), 7)
+    weights[3, 3] = 1 - 399 * 7
+    output = {"dtype": "uint16", "nan_fill": 0}
+    got, _ = convolved(tmp_path, pixels, weights.tolist(), output, fill_value=fill)
+    want = as_dtype(exact(pixels, weights)[9:-10, 9:-10], "u2")
+    np.testing.assert_array_equal(got[10:-10, 10:-10], want[10:-10, 10:-10])
+    whole = np.array([[2**62 + 1]])  # Which no kernel of one weight reads.
+    got, report = convolved(tmp_path, whole, [[1]], {"dtype": "input"}, fill_value=fill)
+    assert got == whole
+    assert report.as_dict()["warnings"] == []
+
+
 @pytest.mark.parametrize("method", ["auto", "direct", "separable", "reference", "fft"])
 @pytest.mark.parametrize("dtype", ["int64", "uint64"])
 def test_the_identity_of_integers(tmp_path, dtype, method):
@@ -156,16 +171,30 @@ def test_large_whole_kernels_are_exact_by_every_method(tmp_path, given, output, 
     rng = np.random.default_rng(3)
     info = np.iinfo(given)
     pixels = rng.integers(info.min, info.max, (150, 170), given, endpoint=True)
-    pixels = pixels >> 21 if given == "int64" else pixels
     weights = rng.integers(0, 2, (21, 24))
     weights[3, 4] = -1 if output == "int64" else 2
-    got, report = convolved(
-        tmp_path, pixels, weights.astype(float).tolist(), {"dtype": output}, method=method
-    )
+    if given == "int64":  # 2**63 times more than 1 is not known to fit: one weight, far away.
+        weights = np.eye(1, 470).reshape(47, 10)
+    weights = weights.astype(float)
+    got, _ = convolved(tmp_path, pixels, weights.tolist(), {"dtype": output}, method=method)
     want = signal.convolve2d(pixels.astype(output), weights.astype(output), "same")  # Wraps.
     np.testing.assert_array_equal(got, want)
-    if given == "int64":  # 2**63 times hundreds: not known to fit, so float64 has to do.
-        assert method != "fft" or report.as_dict()["accumulator"] == "float64"
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint64"])
+def test_sums_that_do_not_fit_are_not_put_together_of_pieces(tmp_path, dtype):
+    """They would wrap; directly they saturate, and those up to 2**53 are exact."""
+    pixels = np.full((90, 80), np.iinfo(dtype).max, dtype)
+    pixels[30:, :] = np.arange(60 * 80).reshape(60, 80)
+    weights = np.ones((25, 26))
+    with pytest.raises(MethodError, match="^fft: "):
+        tileconv.plan(job_of(tmp_path, pixels, weights.tolist(), {"dtype": "input"}, method="fft"))
+    got, report = convolved(tmp_path, pixels, weights.tolist(), {"dtype": "input"}, boundary="symm")
+    assert (got[:15] == np.iinfo(dtype).max).all()
+    part = np.pad(pixels[30:].astype("i8"), [(0, 0), (13, 12)], "symmetric")
+    want = signal.convolve2d(part, weights.astype("i8"), "valid")
+    np.testing.assert_array_equal(got[43 : 43 + 30], want[1:31, : got.shape[1]])
+    assert report.as_dict()["accumulator"] == "float64"
 
 
 def test_sums_that_fit_64_bit_integers_are_transformed_in_pieces(tmp_path):

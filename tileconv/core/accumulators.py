@@ -90,19 +90,20 @@ def integer_range(dtype: np.dtype) -> tuple[int, int]:
 
 
 def pixel_range(dtype: np.dtype, fill: complex | None = None) -> tuple[int, int] | None:
-    """Least and greatest pixel, the fill value among them; None if not all are whole numbers."""
+    """Range of the pixels of an integer raster and of a finite fill value; None for others."""
     if dtype.kind not in "biu":
         return None
     least, greatest = integer_range(dtype)
-    if fill is None:
+    if fill is None or not _is_finite(fill.real) or fill.imag != 0:
         return least, greatest
-    if not _is_finite(fill.real) or fill.imag != 0 or fill.real != math.floor(fill.real):
-        return None
-    return min(least, int(fill.real)), max(greatest, int(fill.real))
+    return min(least, math.floor(fill.real)), max(greatest, math.ceil(fill.real))
 
 
 def whole_reach(kernel: Kernel, dtype: np.dtype, fill: complex | None = None) -> int | None:
-    """The bound S max|x| of whole sums, exactly; None if they may be other than whole."""
+    """The bound S max|x| of sums of integers under whole weights, exactly; None for others.
+
+    Where the fill value is no whole number the sums that it is not in are.
+    """
     pixels = pixel_range(dtype, fill)
     if pixels is None or not kernel.is_integral:
         return None
@@ -169,7 +170,7 @@ def _integers(kernel: Kernel, input_dtype: np.dtype, fill: complex | None) -> np
     lowest, highest = above * least - below * greatest, above * greatest - below * least
     for dtype in (np.dtype(np.int64), np.dtype(np.uint64)):
         low, high = integer_range(dtype)
-        if low <= lowest and highest <= high:
+        if low <= lowest and highest <= high and (fill is None or holds(dtype, fill)):
             return dtype
     return None
 

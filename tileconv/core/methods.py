@@ -249,6 +249,9 @@ class _Judged:
             return 1
         if refusal(method, self.kernel, self.accumulator) is None and not self.is_inexact(method):
             return 1
+        # They are put together in 64-bit integers, which would wrap.
+        if self.accumulator.kind == "f" and needed.reach > exact_limit(self.accumulator):
+            return 1
         return _limbs(self.kernel, self.input_dtype, self.accumulator, self.fill)
 
     def is_inexact(self, method: Method) -> bool:

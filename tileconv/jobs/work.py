@@ -172,7 +172,8 @@ def _values(job: Job, pixels: np.dtype, operation: Operation) -> _Values:
 
 def _fill_read(operation: Operation) -> complex | None:
     """The fill value where outputs read it; None where they read no pixel outside the raster."""
-    filled = operation.boundary is Boundary.FILL and operation.mode is not Mode.VALID
+    inside = operation.mode is Mode.VALID or operation.kernel.shape == (1, 1)
+    filled = operation.boundary is Boundary.FILL and not inside
     return operation.fill_value if filled else None
 
 
