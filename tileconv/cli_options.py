@@ -141,7 +141,12 @@ dtype_options = _stack(
             type=click.Choice(["saturate", "error"]),
             help="Values that do not fit an integer dtype.  [saturate]",
         ),
-        click.option("--nan-fill", type=float, help="What NaN becomes in an integer dtype."),
+        click.option(
+            "--nan-fill",
+            metavar="NUMBER",
+            callback=_number,
+            help="What NaN becomes in an integer dtype.",
+        ),
     ]
 )
 storage_options = _stack(

@@ -121,6 +121,13 @@ def test_the_identity_of_integers(tmp_path, dtype, method):
     assert report.as_dict()["accumulator"] == dtype
 
 
+def test_what_nan_becomes_is_exact(tmp_path):
+    pixels = np.array([[1, np.nan, 3]])
+    output = {"dtype": "int64", "nan_fill": 2**62 + 1}
+    got, _ = convolved(tmp_path, pixels, [[1]], output)
+    assert got.tolist() == [[1, 2**62 + 1, 3]]
+
+
 @pytest.mark.parametrize("weights", [[[2**53 + 1, -(2**53 + 1)]], [[3, 2**60 + 1]]])
 @pytest.mark.parametrize("written", ["mapping", "toml", "npy", "csv"])
 def test_weights_above_2_to_the_53(tmp_path, weights, written):

@@ -368,7 +368,7 @@ def _why(method: Method, kernel: Kernel, accumulator: np.dtype, *, equal: bool) 
         case Method.FFT:
             return f"{rows} x {columns} weights are cheaper by transforms"
         case _ if equal:
-            return "integer results must equal scipy's"
+            return "integer results must be exact"
         case _:
             taps = int(np.count_nonzero(kernel.active))
             return f"{taps} products a pixel are cheapest as they are"

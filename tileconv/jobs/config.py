@@ -107,7 +107,7 @@ class Output(_Table, frozen=True, kw_only=True):
     path: str
     dtype: str | None = None
     overflow: Literal["saturate", "error"] = "saturate"
-    nan_fill: float | None = None
+    nan_fill: int | float | None = None
     compression: str | None = None
     compression_level: int | None = None
     tile: Count | None = None

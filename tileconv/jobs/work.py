@@ -179,5 +179,5 @@ def _fill_read(operation: Operation) -> complex | None:
 
 def _rounding(accumulator: np.dtype) -> tuple[str, ...]:
     """The warning of integers that may not be exact."""
-    why = f"no 64-bit integer holds all of them, and they are formed in {accumulator}"
-    return (f"{ROUNDING}: {why}; smaller weights, or a raster of fewer bits, keep it exact",)
+    why = f"no 64-bit integer dtype holds every sum, so they are formed in {accumulator}"
+    return (f"{ROUNDING}: {why}; smaller weights or a raster of fewer bits would be exact",)
