@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 from collections.abc import Mapping
@@ -16,7 +15,14 @@ from tileconv.core.boundary import boundary_named
 from tileconv.core.kernels import Kernel, centred_kernel, named_weights
 from tileconv.core.operation import Mode, Operation
 from tileconv.errors import ConfigError
-from tileconv.jobs.spelling import Size, parse_dtype, parse_shape, parse_size
+from tileconv.jobs.spelling import (
+    Size,
+    as_float,
+    parse_dtype,
+    parse_shape,
+    parse_size,
+    parse_weights,
+)
 from tileconv.jobs.toml_file import read_toml
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -197,7 +203,7 @@ class Job(_Table, frozen=True, kw_only=True):
         if job.run.memory is not None:
             parse_size(job.run.memory)
         boundary_named(job.convolution.boundary)
-        _as_float(job.convolution.fill_value, "convolution.fill_value")
+        as_float(job.convolution.fill_value, "convolution.fill_value")
         return job
 
     @classmethod
@@ -274,7 +280,7 @@ class Job(_Table, frozen=True, kw_only=True):
         lengths = sorted({len(row) for row in spec.weights})
         if len(lengths) > 1:
             raise ConfigError(f"kernel.weights has rows of {lengths} weights; make them equal")
-        weights = _weights(spec.weights)
+        weights = parse_weights(spec.weights)
         if not np.isfinite(weights).all():
             raise ConfigError("kernel.weights holds NaN or infinity; give finite weights")
         return weights, "weights"
@@ -305,42 +311,6 @@ class Job(_Table, frozen=True, kw_only=True):
                 return input_dtype
             case name:
                 return parse_dtype(name, "output.dtype")
-
-
-def _weights(rows: list[list[int | float]]) -> np.ndarray:
-    """Weights as they are written, in float64, or in integers where that would round one.
-
-    Raises
-    ------
-    ConfigError
-        No dtype holds them.
-    """
-    flat = [weight for row in rows for weight in row]
-    rounded = [weight for weight in flat if _as_float(weight, "kernel.weights") != weight]
-    if not rounded or not all(float(weight).is_integer() for weight in flat):
-        return np.array(rows, dtype=np.float64)
-    whole = [[int(weight) for weight in row] for row in rows]
-    for dtype in (np.int64, np.uint64):
-        with contextlib.suppress(OverflowError):
-            return np.array(whole, dtype=dtype)
-    raise ConfigError(
-        f"kernel.weights holds {rounded[0]}, and neither float64 nor a 64-bit integer dtype "
-        "holds all weights; write those as floats, with a decimal point"
-    )
-
-
-def _as_float(number: float, key: str) -> float:
-    """The nearest float64.
-
-    Raises
-    ------
-    ConfigError
-        It is beyond the range of float64.
-    """
-    try:
-        return float(number)
-    except OverflowError:
-        raise ConfigError(f"{key} has an integer beyond 1.8e308; give a smaller one") from None
 
 
 T = TypeVar("T", bound=_Table)
