@@ -48,7 +48,7 @@ def convolve2d(  # noqa: PLR0913 - scipy's signature and ours
         For boundary fill.
     method : {'auto', 'direct', 'separable', 'fft', 'reference'}
     accumulate : {'auto', 'float64'}, optional
-        ``"float64"`` forms the sums of floats in double precision, as of complex numbers;
+        ``"float64"`` forms sums of floats and of complex numbers in double precision;
         the result's dtype stays scipy's. Integer sums, which wrap as scipy's do, are exact
         and stay as they are.
 
@@ -141,8 +141,8 @@ def convolve(  # noqa: PLR0913 - scipy's signature
     Returns
     -------
     dask.array.Array
-        Sums are formed in float64 (complex128) over the weights that are not 0, and cast as
-        scipy casts them. Chunks are the input's.
+        Sums are formed in float64 over the weights that are not 0, those of complex numbers
+        for either part by itself, and cast as scipy casts them. Chunks are the input's.
 
     Raises
     ------
