@@ -57,7 +57,7 @@ def test_convolve_with_every_option(slide):
         *("--mode", "same", "--method", "direct", "--dtype", "int16", "--overflow", "error"),
         *("--nan-fill", "0", "--compression", "none", "--tile", "128", "--level", "0"),
         *("--missing", "error", "--memory", "1GB", "--workers", "1", "--json", "--quiet"),
-        *("--axes", "yx"),
+        *("--axes", "yx", "--accumulate", "float64"),
     )
     assert (code, err) == (0, "")
     assert json.loads(out)["tiles"] > 0

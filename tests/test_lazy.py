@@ -527,3 +527,83 @@ assert np.array_equal(ndimage.correlate(x, k), expected[1])
 
 def test_scipys_names_may_be_replaced_by_ours():
     subprocess.run([sys.executable, "-c", IN_PLACE], check=True, env=dict(os.environ))
+
+
+# Values.
+
+
+@pytest.mark.parametrize("name", ["convolve2d", "correlate2d"])
+@pytest.mark.parametrize("method", ["auto", "direct", "fft"])
+def test_double_precision_where_it_is_asked_for(name, method):
+    y, x = np.mgrid[:90, :100]
+    raster = (1500 + 0.4 * np.sin(x / 40) * np.cos(y / 30)).astype(np.float32)
+    taps = np.exp(-(np.arange(-8, 9) ** 2) / 8)
+    curve = (np.arange(-8, 9) ** 2 / 16 - 1 / 4) * taps
+    weights = (np.outer(curve, taps) + np.outer(taps, curve)).astype(np.float32)
+    want = getattr(signal, name)(raster.astype("f8"), weights.astype("f8"), "same", "symm")
+    results = {
+        accumulate: getattr(lazy, name)(
+            raster, weights, "same", "symm", method=method, accumulate=accumulate
+        )
+        for accumulate in (None, "auto", "float64")
+    }
+    errors = {
+        accumulate: np.abs(result.compute().astype("f8") - want).max()
+        for accumulate, result in results.items()
+    }
+    assert {result.dtype for result in results.values()} == {np.dtype(np.float32)}
+    assert errors["float64"] <= np.spacing(np.float32(np.abs(want).max()))
+    assert errors[None] == errors["auto"] > 4 * errors["float64"]
+    assert results[None].name == results["auto"].name != results["float64"].name
+
+
+def test_double_precision_has_the_dtype_and_fill_value_of_scipy():
+    rng = np.random.default_rng(0)
+    raster = (rng.normal(size=(9, 8)) + 1j * rng.normal(size=(9, 8))).astype("c8")
+    weights = np.ones((2, 3), "f4")
+    got = lazy.convolve2d(raster, weights, fillvalue=0.1, accumulate="float64")
+    want = signal.convolve2d(raster.astype("c16"), weights.astype("f8"), fillvalue=0.1)
+    assert got.dtype == np.complex64
+    np.testing.assert_array_equal(got.compute(), want.astype("c8"))
+    # Integers wrap as scipy's do, and ndimage's sums are double anyway.
+    whole = rng.integers(-99, 99, (9, 8), np.int8)
+    got = lazy.convolve2d(whole, whole[:3, :3], accumulate="float64")
+    np.testing.assert_array_equal(got, signal.convolve2d(whole, whole[:3, :3]))
+    got = lazy.convolve(whole, weights, accumulate="float64")
+    np.testing.assert_array_equal(got, ndimage.convolve(whole, weights))
+    with pytest.raises(ValueError, match="'single'.*'auto', 'float64'"):
+        lazy.convolve2d(whole, weights, accumulate="single")
+    with pytest.raises(ValueError, match="'single'.*'auto', 'float64'"):
+        lazy.correlate(whole, weights, accumulate="single")
+
+
+@pytest.mark.parametrize("method", ["auto", "direct", "separable", "fft"])
+@pytest.mark.parametrize("dtype", ["c8", "c16"])
+def test_what_scipy_keeps_finite_of_complex_pixels_stays_finite(method, dtype):
+    raster = np.zeros((30, 40), dtype)
+    raster[5, 6], raster[20, 30], raster[9, 25] = complex(np.inf, 2), complex(3, np.nan), np.inf
+    weights = np.array([[1.0, 2, 0], [0, -1, 4]])
+    with np.errstate(all="ignore"):
+        expected = ndimage.convolve(raster, weights)
+    if method == "separable":
+        weights = weights[:1]
+        expected = ndimage.convolve(raster, weights)
+    got = lazy.convolve(da.from_array(raster, chunks=13), weights, method=method).compute()
+    for part in ("real", "imag"):
+        np.testing.assert_allclose(getattr(got, part), getattr(expected, part), atol=1e-12)
+
+
+@pytest.mark.parametrize("fill", [0.1, -9999, 70000, 1e20])
+def test_a_fill_value_of_half_precision_pixels(fill):
+    raster = np.arange(12, dtype=np.float16).reshape(3, 4)
+    weights = np.array([[0, 0, 1]], np.float32)
+    got = lazy.convolve2d(raster, weights, fillvalue=fill).compute()
+    np.testing.assert_array_equal(got, signal.convolve2d(raster, weights, fillvalue=fill))
+
+
+@pytest.mark.parametrize("fill", [2.0**64, 2.0**63, -1.0, 0.5])
+def test_a_fill_value_beyond_the_range_of_the_pixels(fill):
+    raster = np.arange(12, dtype=np.uint64).reshape(3, 4)
+    weights = np.array([[1.0, 2.0]])
+    got = lazy.convolve2d(raster, weights, fillvalue=fill).compute()
+    np.testing.assert_array_equal(got, signal.convolve2d(raster, weights, fillvalue=fill))

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from tileconv.lazy import convolve, convolve2d, correlate, correlate2d, open, save
     from tileconv.verification.verify import verify
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Job",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 
 import click
@@ -20,6 +21,7 @@ KEYS = {
     "fill_value": ("convolution", "fill_value"),
     "mode": ("convolution", "mode"),
     "method": ("convolution", "method"),
+    "accumulate": ("convolution", "accumulate"),
     "dtype": ("output", "dtype"),
     "overflow": ("output", "overflow"),
     "nan_fill": ("output", "nan_fill"),
@@ -53,6 +55,16 @@ def _origin(_: click.Context, __: click.Parameter, value: str | None) -> list[in
     except ValueError:
         raise click.BadParameter(f"{value!r} is not Y,X, two integers like 0,-1") from None
     return [y, x]
+
+
+def _number(_: click.Context, __: click.Parameter, value: str | None) -> float | None:
+    """An integer where it is written as one: float64 would round large ones."""
+    if value is None:
+        return None
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(value)
+    raise click.BadParameter(f"{value!r} is not a number like 0.5 or -9999")
 
 
 place_options = _stack(
@@ -97,7 +109,12 @@ convolution_options = _stack(
             metavar="RULE",
             help="Pixels outside the raster: fill, wrap, symm, nearest, mirror.  [symm]",
         ),
-        click.option("--fill-value", type=float, help="Their value under fill.  [0]"),
+        click.option(
+            "--fill-value",
+            metavar="NUMBER",
+            callback=_number,
+            help="Their value under fill, rounded to the dtype of the sums.  [0]",
+        ),
         click.option(
             "--mode", type=click.Choice(["full", "same", "valid"]), help="Output size.  [same]"
         ),
@@ -106,17 +123,30 @@ convolution_options = _stack(
             type=click.Choice(["auto", "reference", "direct", "separable", "fft"]),
             help="How the kernel is applied.  [auto]",
         ),
+        click.option(
+            "--accumulate",
+            type=click.Choice(["auto", "float64"]),
+            help="Form sums in double precision; the output's dtype stays.  [auto: float32 for "
+            "inputs of 16 bits or less and float32, else float64]",
+        ),
     ]
 )
 dtype_options = _stack(
     [
-        click.option("--dtype", help="Output dtype, or input.  [what sums are formed in]"),
+        click.option(
+            "--dtype", help="Output dtype, or input.  [float32; float64 for wider inputs]"
+        ),
         click.option(
             "--overflow",
             type=click.Choice(["saturate", "error"]),
             help="Values that do not fit an integer dtype.  [saturate]",
         ),
-        click.option("--nan-fill", type=float, help="What NaN becomes in an integer dtype."),
+        click.option(
+            "--nan-fill",
+            metavar="NUMBER",
+            callback=_number,
+            help="What NaN becomes in an integer dtype.",
+        ),
     ]
 )
 storage_options = _stack(

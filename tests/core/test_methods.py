@@ -56,7 +56,8 @@ def test_integers_equal_scipys() -> None:
     large = Kernel(RNG.integers(-9, 9, (40, 40)), (0, 0))
     # Integer sums wrap: only whole factors give the same.
     for dtype in (np.dtype(np.int16), np.dtype(np.uint64)):
-        assert best(large, dtype, dtype).method is Method.DIRECT
+        assert best(large, dtype, dtype, exact=True).method is Method.DIRECT
+    assert best(large, np.dtype(np.int16), np.dtype(np.int16)).method is Method.DIRECT
     # Truncated into integers, the last bit of a float sum decides.
     assert best(rounded, U1, F8, output_dtype=U1, exact=True).method is Method.DIRECT
     assert best(large, U1, F8, output_dtype=U1, exact=True).method is Method.DIRECT
@@ -77,6 +78,41 @@ def test_a_jobs_integers_are_rounded_right() -> None:
     assert best(large, U1, F8, output_dtype=np.dtype(np.int32)).method is Method.FFT
     assert best(large, U1, F4, output_dtype=np.dtype(np.uint16)).method is Method.DIRECT
     assert best(gaussian(20.0), U1, F4, output_dtype=U1).method is not Method.DIRECT
+
+
+I8, U8, U4 = np.dtype(np.int64), np.dtype(np.uint64), np.dtype(np.uint32)
+
+
+def test_transforms_of_wide_integers_are_exact_in_pieces_of_16_bits() -> None:
+    large = Kernel(np.ones((60, 61)) + np.eye(60, 61), (0, 0))
+    for dtype, sums, limbs in ((I8, I8, 4), (U8, U8, 4), (U4, F8, 2)):
+        choice = best(large, dtype, sums, output_dtype=dtype)
+        assert (choice.method, choice.limbs) == (Method.FFT, limbs)
+        assert best(large, dtype, sums, output_dtype=dtype, forced="fft").limbs == limbs
+        direct = best(large, dtype, sums, output_dtype=dtype, forced="direct")
+        assert choice.ns_per_pixel < direct.ns_per_pixel
+    # 2**-40 S max|x| stays below one half: as they are.
+    assert best(large, np.dtype(np.uint16), F8, output_dtype=U4, forced="fft").limbs == 1
+    # The pieces of 16 bits have too large a sum; the fill value has no pieces; scipy truncates.
+    heavy = Kernel(large.weights * 2.0**12, (0, 0))
+    with pytest.raises(MethodError, match="^fft: "):
+        best(heavy, U4, F8, output_dtype=U4, forced="fft")
+    assert best(heavy, U4, F8, output_dtype=U4).method is Method.DIRECT
+    for extra in ({"fill": -1}, {"exact": True}):
+        assert best(large, U4, F8, output_dtype=U4, **extra).method is Method.DIRECT
+    # Floats are not held to more than the bound.
+    assert best(large, I8, F8).limbs == 1
+
+
+def test_the_bound_of_transforms_in_double_decides_about_integers() -> None:
+    """design.md: 2^-40 S M for fft, 64 eps S M for the others; below one half is exact."""
+    for reach, limbs in ((2**38, 1), (2**40, 2)):
+        weights = np.zeros((40, 40))
+        weights[0, 0], weights[7, 9], weights[9, 7] = reach // 2**32 - 2, 1, 1
+        choice = best(Kernel(weights, (0, 0)), U4, F8, output_dtype=I8, forced="fft")
+        assert choice.limbs == limbs
+    rank_one = Kernel(np.outer(np.arange(1.0, 30), np.arange(1.0, 31)), (0, 0))
+    assert best(rank_one, I8, F8, output_dtype=I8).method is Method.SEPARABLE
 
 
 def test_forced_methods() -> None:

@@ -11,13 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from tileconv.core.kernels import Kernel
 from tileconv.core.pixels import (
     Cast,
     CastCounts,
     Rule,
-    accumulation_dtype,
-    default_output_dtype,
     error_bound,
 )
 from tileconv.errors import ConfigError
@@ -147,38 +144,30 @@ def test_refused_casts() -> None:
     assert Cast(np.dtype(np.float32), nan_fill=1.5).nan_fill == 1.5
 
 
-WHOLE = Kernel(np.array([[1, -2, 1]]), (0, 1))
-HALF = Kernel(np.array([[0.5, 0.25]]), (0, 0))
-COMPLEX = Kernel(np.array([[1j, 2]]), (0, 0))
-
-
-@pytest.mark.parametrize(
-    ("given", "output", "kernel", "want"),
-    [
-        ("?", None, HALF, "f4"), ("u1", None, HALF, "f4"), ("i2", None, WHOLE, "f4"),
-        ("f2", None, HALF, "f4"), ("f4", None, HALF, "f4"), ("i4", None, HALF, "f8"),
-        ("u8", None, HALF, "f8"), ("f8", None, HALF, "f8"), ("g", None, HALF, "g"),
-        ("u1", None, COMPLEX, "c8"), ("f8", None, COMPLEX, "c16"), ("c8", None, HALF, "c8"),
-        ("c16", None, HALF, "c16"), ("G", None, HALF, "G"), (">u2", None, HALF, "f4"),
-        ("u1", "u1", HALF, "f4"), ("u1", "u2", WHOLE, "f4"), ("u1", "i4", HALF, "f8"),
-        ("u2", "u2", WHOLE, "f4"), ("f4", "u2", HALF, "f4"),
-        ("u2", "u2", Kernel(np.full((20, 20), 7), (0, 0)), "f8"),
-        ("u2", "f4", Kernel(np.full((20, 20), 7), (0, 0)), "f4"),
-    ],
-)  # fmt: skip
-def test_accumulation(given: str, output: str | None, kernel: Kernel, want: str) -> None:
-    dtype = np.dtype(output) if output else None
-    assert accumulation_dtype(np.dtype(given), dtype, kernel) == np.dtype(want)
-    if output is None:
-        assert default_output_dtype(np.dtype(given), kernel) == np.dtype(want)
-
-
-def test_no_numbers() -> None:
-    with pytest.raises(ConfigError, match="object"):
-        accumulation_dtype(np.dtype(object), None, HALF)
-
-
 def test_error_bound() -> None:
     assert error_bound(2.0, 3.0, np.dtype(np.float32)) == 64 * 2.0**-23 * 6
     assert error_bound(2.0, 3.0, np.dtype(np.complex128)) == 64 * 2.0**-52 * 6
     assert error_bound(2.0, 3.0, np.dtype(np.int32)) == 0
+
+
+@pytest.mark.parametrize(
+    ("have", "want"), [("f4", "f4"), ("f8", "f2"), ("c8", "c8"), ("f4", "c16")]
+)
+def test_nan_has_one_sign_and_payload(have: str, want: str) -> None:
+    values = np.ones((3, 5), have)
+    raw = values.view(f"u{values.real.itemsize}")
+    values[1] = np.nan
+    raw[1, ::2] ^= raw.dtype.type(1 << (8 * raw.itemsize - 1))
+    raw[1, -1] |= raw.dtype.type(9)
+    values[2, 0] = -np.inf
+    whole = np.zeros((3, 10), want)
+    out = whole[:, ::2]
+    assert Cast(out.dtype).store(values, out) == CastCounts()
+    expected = np.ones((3, 5), want)
+    expected[1, :] = complex(np.nan, np.nan) if have == "c8" else np.nan
+    if have == "c8":  # Only the parts that are NaN.
+        expected.real[1], expected.imag[1] = np.nan, values[1].imag
+        expected.imag[1][np.isnan(expected.imag[1])] = np.nan
+    expected[2, 0] = -np.inf
+    assert np.ascontiguousarray(out).tobytes() == expected.tobytes()
+    assert not whole[:, 1::2].any()

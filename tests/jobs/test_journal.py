@@ -100,6 +100,21 @@ def test_other_settings_are_refused_by_name(tmp_path):
         Journal(tmp_path, SETTINGS | {"kernel": "5 x 5"}, GRID)
 
 
+def test_the_record_of_another_version_is_refused_and_left_as_it_is(tmp_path, monkeypatch):
+    old, new = ({"version": version} for version in ("0.1.0", "0.2.0"))
+    journal = Journal(tmp_path, SETTINGS | old, GRID)
+    journal.add(batch(tile(1)))
+    journal.flush()
+    before = (tmp_path / NAME).read_bytes()
+    monkeypatch.setattr(journal_module, "GATHER_FRAMES", 1)
+    # Whatever else is different, it is the version that says why.
+    match = r"an unfinished run of tileconv 0\.1\.0, this is tileconv 0\.2\.0; finish it.*--restart"
+    for other in ({}, {"kernel": "5 x 5", "input": "b.tif"}):
+        with pytest.raises(OutputExistsError, match=match):
+            Journal(tmp_path, SETTINGS | other | new, GRID)
+        assert (tmp_path / NAME).read_bytes() == before
+
+
 def test_every_cut_leaves_the_whole_frames_before_it(tmp_path):
     path = tmp_path / NAME
     ends = [0]

@@ -3,7 +3,7 @@
 import pytest
 
 from tileconv.errors import ConfigError
-from tileconv.jobs.spelling import parse_kernel, parse_shape, parse_size
+from tileconv.jobs.spelling import parse_kernel, parse_shape, parse_size, parse_weights
 
 
 @pytest.mark.parametrize(
@@ -37,3 +37,21 @@ def test_kernels_as_they_are_written_on_the_command_line():
     for bad in ("gaussian:2", "box:size=big", "blur:sigma=2", "sobel:size=3", "box:size=3,size=4"):
         with pytest.raises(ConfigError, match="kernel"):
             parse_kernel(bad)
+
+
+def test_weights_are_floats_unless_those_would_round_whole_numbers():
+    for rows, dtype in (
+        ([[1, 2.5]], "f8"),
+        ([[1, 2]], "f8"),
+        ([[2**60, -(2**53)]], "f8"),
+        ([[2**53 + 1, 2.0]], "i8"),
+        ([[2**64 - 1], [7]], "u8"),
+        ([[2**70, 1]], "f8"),
+    ):
+        weights = parse_weights(rows)
+        assert weights.dtype == dtype
+        assert [[int(w) if w % 1 == 0 else w for w in row] for row in weights.tolist()] == rows
+    assert parse_weights([[2**53 + 1, 0.5]]).tolist() == [[2.0**53, 0.5]]
+    for rows in ([[2**64 + 1]], [[2**63 + 1, -1]]):
+        with pytest.raises(ConfigError, match=f"{rows[0][0]}, and neither float64"):
+            parse_weights(rows)

@@ -67,6 +67,30 @@ def refused(path, match: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        ("9007199254740993, -3", [[2**53 + 1, -3]]),
+        ("9007199254740993 1.0\n-9223372036854775808 +5", [[2**53 + 1, 1], [-(2**63), 5]]),
+        ("18446744073709551615; 0", [[2**64 - 1, 0]]),
+    ],
+)
+def test_text_of_whole_numbers_that_float64_would_round(tmp_path, text, want):
+    (tmp_path / "a.csv").write_text(text)
+    weights, _ = read_kernel(tmp_path / "a.csv")
+    assert weights.dtype.kind in "iu"
+    assert weights.tolist() == want
+
+
+@pytest.mark.parametrize(
+    "text", ["1e300, 3", "9007199254740993, 0.5", "18446744073709551615, -1", "9007199254740992, 1"]
+)
+def test_other_text_is_float64(tmp_path, text):
+    (tmp_path / "a.csv").write_text(text)
+    weights, _ = read_kernel(tmp_path / "a.csv")
+    np.testing.assert_array_equal(weights, np.array([text.split(",")], np.float64), strict=True)
+
+
 @pytest.mark.parametrize("name", ["none.npy", "none.csv", "none.tif"])
 def test_a_file_that_is_not_there(tmp_path, name):
     refused(tmp_path / name, "does not exist")

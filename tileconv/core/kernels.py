@@ -81,9 +81,28 @@ class Kernel:
 
     @property
     def is_integral(self) -> bool:
-        """Whether every weight is a whole number."""
+        """Whether every weight is a whole number, whatever the dtype; infinity is none."""
         w = self.weights
-        return w.dtype.kind in "biu" or (w.dtype.kind == "f" and bool(np.all(w == np.rint(w))))
+        if w.dtype.kind == "f":
+            return bool(np.isfinite(w).all() and np.all(w == np.rint(w)))
+        return w.dtype.kind in "biu"
+
+    @property
+    def whole_sums(self) -> tuple[int, int]:
+        """Sum of the positive weights, and of the magnitudes of the negative ones, exactly.
+
+        The weights are whole numbers; see `is_integral`.
+        """
+        w = self.weights
+        if w.dtype.kind == "f":
+            w = w.astype(np.result_type(w, np.float64))
+            if not bool(np.all(np.abs(w) < 2.0**63)):
+                numbers = [int(value) for value in w.flat]
+                return sum(n for n in numbers if n > 0), -sum(n for n in numbers if n < 0)
+            w = w.astype(np.int64)
+        elif w.dtype.kind == "b":
+            w = w.astype(np.int8)
+        return _whole_sum(w[w > 0]), -_whole_sum(w[w < 0])
 
     @property
     def active(self) -> np.ndarray:
@@ -91,6 +110,14 @@ class Kernel:
         if not self.skip_zeros:
             return np.ones(self.shape, dtype=bool)
         return np.asarray(np.abs(self.weights) > ZERO_WEIGHT)
+
+
+def _whole_sum(weights: np.ndarray) -> int:
+    """Sum of integers of any size: their halves of 32 bits are summed apart."""
+    if weights.itemsize <= 4:
+        return int(weights.sum(dtype=np.int64))
+    low = weights & weights.dtype.type(0xFFFFFFFF)
+    return (int((weights >> weights.dtype.type(32)).sum()) << 32) + int(low.sum())
 
 
 ZERO_WEIGHT = float(np.finfo(np.float64).eps)

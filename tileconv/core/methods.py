@@ -11,10 +11,11 @@ from enum import StrEnum
 
 import numpy as np
 
+from tileconv.core.accumulators import exact_limit, holds, whole_reach
 from tileconv.core.factors import MAX_TERMS, Factors, factorise
 from tileconv.core.kernels import Kernel
 from tileconv.core.overlap_save import plan_cells
-from tileconv.core.pixels import CHAINED_TAPS, EXACT_FLOAT32, error_bound, largest_magnitude
+from tileconv.core.pixels import CHAINED_TAPS, ERROR_FACTOR
 from tileconv.core.roundings import group_size, pass_group
 from tileconv.errors import ConfigError, MethodError
 
@@ -66,11 +67,23 @@ class Choice:
         For people.
     ns_per_pixel : float
         Estimated time for one output pixel (and sample) on one core.
+    limbs : int
+        Pieces of `LIMB_BITS` that integers are split into, each convolved by itself and
+        rounded to whole numbers, so that transforms stay exact; 1 for pixels as they are.
     """
 
     method: Method
     reason: str
     ns_per_pixel: float
+    limbs: int = 1
+
+
+LIMB_BITS = 16
+"""Bits of the pieces of wide integers; see `Choice.limbs`."""
+
+FFT_DOUBLE_EPS = 2.0**-40
+"""Transforms in double precision have errors below this times the kernel's gain and the largest
+pixel."""
 
 
 def _factors(kernel: Kernel, accumulator: np.dtype) -> Factors | None:
@@ -82,8 +95,8 @@ def refusal(method: Method, kernel: Kernel, accumulator: np.dtype) -> str | None
     weights = kernel.weights.dtype
     if accumulator.kind not in "cO" and weights.kind == "c":
         return f"{method}: complex weights need complex sums, not {accumulator}"
-    if accumulator.kind in "biu" and weights.kind not in "biu":
-        return f"{method}: sums in {accumulator} need weights that are integers"
+    if accumulator.kind in "biu" and not kernel.is_integral:
+        return f"{method}: sums in {accumulator} need weights that are whole numbers"
     if method is Method.REFERENCE:
         return _no_reference(kernel, accumulator)
     if accumulator not in COMPILED:
@@ -136,46 +149,142 @@ def _no_reference(kernel: Kernel, accumulator: np.dtype) -> str | None:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Exactness:
+    """How exact integer results must be.
+
+    Parameters
+    ----------
+    reach : int or None
+        The bound S max|x| of whole sums; None where they may be other than whole.
+    truncated : bool
+        Whether results must equal scipy's to the last integer although its sums, rounded as
+        they may be, are cut off towards zero.
+    """
+
+    reach: int | None
+    truncated: bool
+
+
 def _inexact(
-    method: Method, kernel: Kernel, input_dtype: np.dtype, accumulator: np.dtype
+    method: Method, kernel: Kernel, accumulator: np.dtype, needed: _Exactness
 ) -> str | None:
-    """Why a method's sums may differ from scipy's in the last bit; None if they cannot."""
+    """Why a method may give other integers than direct sums; None if it cannot."""
     if method in (Method.DIRECT, Method.REFERENCE):
         return None
-    factors = _factors(kernel, accumulator) if method is Method.SEPARABLE else None
-    if factors is not None and factors.whole:
-        if accumulator.kind in "iu":
-            return None
-        limit = EXACT_FLOAT32 if accumulator in (np.float32, np.complex64) else 2**53
-        if input_dtype.kind in "biu" and kernel.gain * largest_magnitude(input_dtype) <= limit:
-            return None
+    reach = needed.reach
+    if method is Method.SEPARABLE:
+        factors = _factors(kernel, accumulator)
+        if factors is not None and factors.whole:
+            if accumulator.kind in "iu":
+                return None
+            # Partial sums are no larger than those of direct sums: exact where those are.
+            if reach is not None and not (needed.truncated and reach > exact_limit(accumulator)):
+                return None
+    # Whole results come out right after rounding if the error stays below a half.
+    within = reach is not None and _error(method, accumulator) * reach < 0.5
+    if accumulator.kind in "fc" and within and not needed.truncated:
+        return None
     return (
-        f"{method}: its rounding could change integer results, which must equal scipy's; "
+        f"{method}: its rounding could change integer results, which must be exact; "
         "use method 'direct', or a float output"
     )
 
 
-def _must_equal(
+def _error(method: Method, accumulator: np.dtype) -> float:
+    """The error bound of a method's sums, over the gain and the largest pixel."""
+    if accumulator.kind not in "fc":
+        return 0.0
+    if method is Method.FFT and accumulator in (np.float64, np.complex128):
+        return FFT_DOUBLE_EPS
+    return ERROR_FACTOR * float(np.finfo(accumulator).eps)
+
+
+def _limbs(
+    kernel: Kernel, input_dtype: np.dtype, accumulator: np.dtype, fill: complex | None
+) -> int:
+    """Pieces of `LIMB_BITS` by which transforms of wide integers are exact; 1 for none.
+
+    The pixels of a block are integers then, the fill value among them.
+    """
+    double = np.dtype(np.float64)
+    exact = accumulator in (double, np.int64, np.uint64)
+    held = fill is None or holds(input_dtype, fill)
+    if not (exact and held) or _no_transform(kernel, double) is not None:
+        return 1
+    error = _error(Method.FFT, double) * sum(kernel.whole_sums) * 2**LIMB_BITS
+    return -(-8 * input_dtype.itemsize // LIMB_BITS) if error < 0.5 else 1
+
+
+def _exactness(
     kernel: Kernel,
     input_dtype: np.dtype,
     accumulator: np.dtype,
     output_dtype: np.dtype,
-    *,
-    exact: bool,
-) -> bool:
-    """Whether results are integers that must be scipy's, so that no rounding may show."""
+    truncated: bool,  # noqa: FBT001
+    fill: complex | None,
+) -> _Exactness | None:
+    """How exact results must be; None where the float bound is all that is asked."""
+    reach = whole_reach(kernel, input_dtype, fill)
     if accumulator.kind in "iu":
-        return True
-    if output_dtype.kind not in "iub":
-        return False
-    if exact:
-        return True
-    # Whole results come out right after rounding if the error stays below a half.
-    whole = input_dtype.kind in "biu" and kernel.is_integral
-    return whole and (error_bound(kernel.gain, largest_magnitude(input_dtype), accumulator) >= 0.5)
+        return _Exactness(reach, truncated)
+    whole = output_dtype.kind in "iub" and (truncated or reach is not None)
+    return _Exactness(reach, truncated) if whole else None
 
 
-def choose(
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """What the methods can do for one kernel, pixels and accumulator; see `choose`."""
+
+    kernel: Kernel
+    input_dtype: np.dtype
+    accumulator: np.dtype
+    exactness: _Exactness | None
+    fill: complex | None
+
+    def limbs(self, method: Method) -> int:
+        """Pieces of integers that make a method exact which is not for whole pixels; else 1."""
+        needed = self.exactness
+        if method is not Method.FFT or needed is None or needed.truncated or needed.reach is None:
+            return 1
+        if refusal(method, self.kernel, self.accumulator) is None and not self.is_inexact(method):
+            return 1
+        # They are put together in 64-bit integers, which would wrap.
+        if self.accumulator.kind == "f" and needed.reach > exact_limit(self.accumulator):
+            return 1
+        return _limbs(self.kernel, self.input_dtype, self.accumulator, self.fill)
+
+    def is_inexact(self, method: Method) -> bool:
+        """Whether a method's rounding could change results that must be exact."""
+        needed = self.exactness
+        return needed is not None and (
+            _inexact(method, self.kernel, self.accumulator, needed) is not None
+        )
+
+    def reason_against(self, method: Method) -> str | None:
+        """Why a method cannot serve; None if it can."""
+        if self.limbs(method) > 1:
+            return None
+        reason = refusal(method, self.kernel, self.accumulator)
+        if reason is None and self.exactness is not None:
+            reason = _inexact(method, self.kernel, self.accumulator, self.exactness)
+        return reason
+
+    def cost_ns(self, method: Method) -> float:
+        """Estimated time for one output pixel."""
+        return cost_ns(method, self.kernel, self.accumulator, self.limbs(method))
+
+    def choice(self, method: Method, why: str) -> Choice:
+        """A method that serves; else MethodError."""
+        if (reason := self.reason_against(method)) is not None:
+            raise MethodError(reason)
+        limbs = self.limbs(method)
+        if limbs > 1:
+            why += f", exact in {limbs} pieces of {LIMB_BITS} bits"
+        return Choice(method, why, self.cost_ns(method), limbs)
+
+
+def choose(  # noqa: PLR0913 - each is said by name
     kernel: Kernel,
     input_dtype: np.dtype,
     accumulator: np.dtype,
@@ -183,6 +292,7 @@ def choose(
     output_dtype: np.dtype,
     exact: bool = False,
     forced: str = AUTO,
+    fill: complex | None = None,
 ) -> Choice:
     """The method that applies a kernel, a pure function of its arguments.
 
@@ -196,6 +306,8 @@ def choose(
         are cut off towards zero (scipy.ndimage's rule): a sum of 7.999... is then a 7.
     forced : str
         ``"auto"``, or the method to use.
+    fill : number or None
+        The value of pixels outside the raster, where the edge rule reads one.
 
     Raises
     ------
@@ -205,28 +317,17 @@ def choose(
         For an unknown method.
     """
     input_dtype, accumulator = np.dtype(input_dtype), np.dtype(accumulator)
-    equal = _must_equal(kernel, input_dtype, accumulator, np.dtype(output_dtype), exact=exact)
-
-    def reason_against(method: Method) -> str | None:
-        reason = refusal(method, kernel, accumulator)
-        if reason is None and equal:
-            reason = _inexact(method, kernel, input_dtype, accumulator)
-        return reason
-
+    needed = _exactness(kernel, input_dtype, accumulator, np.dtype(output_dtype), exact, fill)
+    served = _Judged(kernel, input_dtype, accumulator, needed, fill)
     if forced != AUTO:
-        method = _named(forced)
-        if (reason := reason_against(method)) is not None:
-            raise MethodError(reason)
-        return Choice(method, "asked for", cost_ns(method, kernel, accumulator))
+        return served.choice(_named(forced), "asked for")
     if accumulator not in COMPILED:
-        if (reason := reason_against(Method.REFERENCE)) is not None:
-            raise MethodError(reason)
-        why = f"only scipy sums in {accumulator}"
-        return Choice(Method.REFERENCE, why, cost_ns(Method.REFERENCE, kernel, accumulator))
-    served = [m for m in (Method.DIRECT, Method.SEPARABLE, Method.FFT) if not reason_against(m)]
-    costs = {method: cost_ns(method, kernel, accumulator) for method in served}
+        return served.choice(Method.REFERENCE, f"only scipy sums in {accumulator}")
+    methods = (Method.DIRECT, Method.SEPARABLE, Method.FFT)
+    costs = {m: served.cost_ns(m) for m in methods if served.reason_against(m) is None}
     best = min(costs, key=lambda method: costs[method])
-    return Choice(best, _why(best, kernel, accumulator, equal=equal), costs[best])
+    equal = best is Method.DIRECT and any(served.is_inexact(method) for method in methods)
+    return served.choice(best, _why(best, kernel, accumulator, equal=equal))
 
 
 def _named(name: str) -> Method:
@@ -237,7 +338,7 @@ def _named(name: str) -> Method:
         raise ConfigError(f"unknown method {name!r}; use one of {allowed}") from None
 
 
-def cost_ns(method: Method, kernel: Kernel, accumulator: np.dtype) -> float:
+def cost_ns(method: Method, kernel: Kernel, accumulator: np.dtype, limbs: int = 1) -> float:
     """Estimated time for one output pixel."""
     taps, (kr, kc) = int(np.count_nonzero(kernel.active)), kernel.shape
     width = accumulator.itemsize / 4 * (COMPLEX if accumulator.kind == "c" else 1)
@@ -250,7 +351,8 @@ def cost_ns(method: Method, kernel: Kernel, accumulator: np.dtype) -> float:
             terms = factors.terms if factors else MAX_TERMS
             return (SEPARABLE_NS + SEPARABLE_TAP_NS * terms * (kr + kc)) * width
         case Method.FFT:
-            return FFT_NS * width + plan_cells(kernel.shape, accumulator).cost_ns
+            transformed = np.dtype(np.float64) if limbs > 1 else accumulator
+            return limbs * (FFT_NS * width + plan_cells(kernel.shape, transformed).cost_ns)
         case _:
             return (REFERENCE_NS + REFERENCE_TAP_NS * taps) * width
 
@@ -266,7 +368,7 @@ def _why(method: Method, kernel: Kernel, accumulator: np.dtype, *, equal: bool) 
         case Method.FFT:
             return f"{rows} x {columns} weights are cheaper by transforms"
         case _ if equal:
-            return "integer results must equal scipy's"
+            return "integer results must be exact"
         case _:
             taps = int(np.count_nonzero(kernel.active))
             return f"{taps} products a pixel are cheapest as they are"

@@ -1,4 +1,4 @@
-"""Dtype rules: what sums are formed in, and how they become output pixels."""
+"""How sums become output pixels, and how far they may be from exact ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tileconv.core.kernels import Kernel
 from tileconv.errors import ConfigError
 
 
@@ -98,6 +97,7 @@ class Cast:
             # A sum beyond the range of a narrower float is infinite there, as in C.
             with np.errstate(over="ignore", invalid="ignore"):
                 np.copyto(out, values, casting="unsafe")
+            unify_nans(values, out)
             return CastCounts(clipped=self._overflowed(values, out))
         if values.dtype.kind in "biu":
             return self._store_integers(values, out)
@@ -152,6 +152,28 @@ class Cast:
         rounded = np.where(nans, values.dtype.type(self.nan_fill or 0), rounded)
         np.copyto(out, np.clip(rounded, low, high), casting="unsafe")
         return CastCounts(int(np.count_nonzero(clipped)), int(np.count_nonzero(nans)))
+
+
+def unify_nans(values: np.ndarray, out: np.ndarray) -> None:
+    """Give each NaN in `out` one sign and payload, in both components of complex numbers.
+
+    Those of a sum are of its operands, by the order in which the processor was given them;
+    with these, equal pixels have equal bytes, whatever the tiling.
+
+    Parameters
+    ----------
+    values : ndarray
+        Of the same shape; NaN where `out` is. It is asked, for it may be quicker to sum.
+    out : ndarray
+        Changed in place.
+    """
+    if out.dtype.kind not in "fc" or values.dtype.kind not in "fc":
+        return
+    with np.errstate(over="ignore", invalid="ignore"):
+        if not np.isnan(values.sum()):
+            return
+    for part in (out.real, out.imag) if out.dtype.kind == "c" else (out,):
+        part[np.isnan(part)] = np.nan
 
 
 @lru_cache
@@ -232,61 +254,6 @@ def as_rows(pixels: np.ndarray, dtype: np.dtype | type) -> np.ndarray | None:
             return None
         size *= length
     return pixels.reshape(len(pixels), size) if pixels.flags.aligned else None
-
-
-EXACT_FLOAT32 = 2**24
-"""Whole numbers up to here are exact in float32 (IEEE 754: 24 bits of significand)."""
-
-
-def largest_magnitude(dtype: np.dtype) -> int:
-    """Largest absolute value of an integer or bool `dtype`."""
-    if dtype.kind == "b":
-        return 1
-    info = np.iinfo(dtype)
-    return max(-int(info.min), int(info.max))
-
-
-def accumulation_dtype(
-    input_dtype: np.dtype, output_dtype: np.dtype | None, kernel: Kernel
-) -> np.dtype:
-    """The dtype a job forms its sums in.
-
-    float32 for inputs of 16 bits or less and for float32, float64 or longdouble for wider
-    ones, and the complex dtype of that precision if the input or the kernel is complex.
-    float64 also where an integer output would come out wrong in float32: outputs of more
-    than 16 bits, and sums of whole numbers beyond `EXACT_FLOAT32`.
-
-    Parameters
-    ----------
-    input_dtype : numpy.dtype
-    output_dtype : numpy.dtype or None
-        What was asked for; None for the default, which is a float.
-    kernel : Kernel
-
-    Raises
-    ------
-    ConfigError
-        For pixels that are not numbers.
-    """
-    if input_dtype.kind not in "biufc" or kernel.weights.dtype.kind == "O":
-        raise ConfigError(
-            f"pixels of dtype {input_dtype} with weights of dtype {kernel.weights.dtype} "
-            "are no numbers a job can sum; use integers, floats or complex numbers"
-        )
-    real = np.result_type(np.float32, input_dtype.type(0).real.dtype)
-    if real == np.float32 and output_dtype is not None and output_dtype.kind in "iu":
-        whole = kernel.is_integral and input_dtype.kind in "biu"
-        reach = kernel.gain * largest_magnitude(input_dtype) if whole else 0.0
-        if output_dtype.itemsize > 2 or reach > EXACT_FLOAT32:
-            real = np.dtype(np.float64)
-    if input_dtype.kind == "c" or kernel.weights.dtype.kind == "c":
-        return np.result_type(real, np.complex64)
-    return real
-
-
-def default_output_dtype(input_dtype: np.dtype, kernel: Kernel) -> np.dtype:
-    """The dtype of a job's output when none is asked for: what its sums are formed in."""
-    return accumulation_dtype(input_dtype, None, kernel)
 
 
 ERROR_FACTOR = 64

@@ -15,7 +15,14 @@ from tileconv.core.boundary import boundary_named
 from tileconv.core.kernels import Kernel, centred_kernel, named_weights
 from tileconv.core.operation import Mode, Operation
 from tileconv.errors import ConfigError
-from tileconv.jobs.spelling import Size, parse_dtype, parse_shape, parse_size
+from tileconv.jobs.spelling import (
+    Size,
+    as_float,
+    parse_dtype,
+    parse_shape,
+    parse_size,
+    parse_weights,
+)
 from tileconv.jobs.toml_file import read_toml
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -68,7 +75,7 @@ class KernelSpec(_Table, frozen=True, kw_only=True):
     size: int | None = None
     axis: str | None = None
     file: str | None = None
-    weights: list[list[float]] | None = None
+    weights: list[list[int | float]] | None = None
 
     def __post_init__(self) -> None:
         given = [k for k in ("name", "file", "weights") if getattr(self, k) is not None]
@@ -94,9 +101,10 @@ class Convolution(_Table, frozen=True, kw_only=True):
     operation: Literal["convolve", "correlate"] = "convolve"
     origin: tuple[int, int] = (0, 0)
     boundary: str = "symm"
-    fill_value: float = 0.0
+    fill_value: int | float = 0.0
     mode: Literal["full", "same", "valid"] = "same"
     method: Literal["auto", "reference", "direct", "separable", "fft"] = "auto"
+    accumulate: Literal["auto", "float64"] = "auto"
 
 
 class Output(_Table, frozen=True, kw_only=True):
@@ -105,7 +113,7 @@ class Output(_Table, frozen=True, kw_only=True):
     path: str
     dtype: str | None = None
     overflow: Literal["saturate", "error"] = "saturate"
-    nan_fill: float | None = None
+    nan_fill: int | float | None = None
     compression: str | None = None
     compression_level: int | None = None
     tile: Count | None = None
@@ -195,6 +203,7 @@ class Job(_Table, frozen=True, kw_only=True):
         if job.run.memory is not None:
             parse_size(job.run.memory)
         boundary_named(job.convolution.boundary)
+        as_float(job.convolution.fill_value, "convolution.fill_value")
         return job
 
     @classmethod
@@ -271,7 +280,7 @@ class Job(_Table, frozen=True, kw_only=True):
         lengths = sorted({len(row) for row in spec.weights})
         if len(lengths) > 1:
             raise ConfigError(f"kernel.weights has rows of {lengths} weights; make them equal")
-        weights = np.array(spec.weights, dtype=np.float64, ndmin=2)
+        weights = parse_weights(spec.weights)
         if not np.isfinite(weights).all():
             raise ConfigError("kernel.weights holds NaN or infinity; give finite weights")
         return weights, "weights"

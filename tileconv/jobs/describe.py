@@ -65,6 +65,7 @@ def plan_dict(plan: Plan) -> dict[str, object]:
         "method": work.choice.method,
         "reason": work.choice.reason,
         "accumulator": str(work.engine.accumulator),
+        "warnings": list(work.warnings),
         "output": {
             **raster_dict(layout.raster),
             "format": layout.format,
@@ -107,6 +108,7 @@ def plan_table(plan: Plan, free_bytes: int) -> str:
             ("halo", f"{by} before and {ay} after in y, {bx} and {ax} in x"),
             ("method", f"{work.choice.method}: {work.choice.reason}"),
             ("sums in", str(work.engine.accumulator)),
+            *(("warning", text) for text in work.warnings),
         ],
         "output": [
             ("shape", f"{_shape_text(layout.raster.shape)}  {layout.raster.dtype}"),

@@ -8,7 +8,7 @@ import numpy as np
 
 from tileconv import __version__
 from tileconv.core.processor import this_processor
-from tileconv.jobs.journal import Settings
+from tileconv.jobs.journal import VERSION, Settings
 from tileconv.jobs.work import Work
 from tileconv.stores.source import Source
 
@@ -25,7 +25,7 @@ def settings_of(work: Work, source: Source) -> Settings:
     kernel, operation, layout = work.operation.kernel, work.operation, work.layout
     weights = np.ascontiguousarray(kernel.weights)
     return {
-        "version": __version__,
+        VERSION: __version__,
         "input": source.identity,
         "raster": f"{work.source.shape} {work.source.dtype} {','.join(work.source.dims)}",
         "kernel": f"{kernel.shape} at {kernel.anchor}, "

@@ -42,6 +42,9 @@ LARGE_TILES, LARGE_UNITS = 4096, 1 << 16
 INPUT = "input"
 """The setting that tells the input from any other, and from what it was before it changed."""
 
+VERSION = "version"
+"""The setting that tells by which version of tileconv pixels and journal are made."""
+
 Settings = Mapping[str, Any]
 """What a run must share with the one it goes on with; see `tileconv.jobs.fingerprint`."""
 
@@ -137,8 +140,6 @@ class Journal:
         self._flushed = float("-inf")
         self._gathered_at = 0
         self.numbered = self.input_changed = False
-        if self._file.frames >= GATHER_FRAMES:
-            self._gather()
         found = next((frame.text for frame in self._file), None)
         self.resumed = found is not None
         if found is None:
@@ -146,10 +147,14 @@ class Journal:
             self._file.append({"settings": settings, "grid": _grid_text(grid)})
             return
         differing = _differing(found["settings"], settings)
+        if VERSION in differing:
+            raise _another_version(folder, found["settings"], settings)
         if list(differing) == [INPUT] and self._may_be_repaired(settings[INPUT]):
             self.input_changed = True
         elif differing:
             raise refusal(folder, differing.values())
+        if self._file.frames >= GATHER_FRAMES:
+            self._gather()
         self.grid = _grid_of(found["grid"])
         if (self.grid.shape, self.grid.planes) != (grid.shape, grid.planes):
             raise self._broken(f"its tiles are of {self.grid.shape}, not {grid.shape}")
@@ -348,6 +353,15 @@ def refusal(folder: Path, differing: Iterable[str]) -> OutputExistsError:
     return OutputExistsError(
         f"{folder} holds an unfinished run with other settings ({'; '.join(differing)}); "
         "go on with those, or drop it with --restart"
+    )
+
+
+def _another_version(folder: Path, found: Settings, settings: Settings) -> OutputExistsError:
+    """The error of a run that another version has staged: its pixels may have other bits."""
+    there, here = found.get(VERSION), settings.get(VERSION)
+    return OutputExistsError(
+        f"{folder} holds an unfinished run of tileconv {there}, this is tileconv {here}; "
+        f"finish it with tileconv {there}, or drop it with --restart"
     )
 
 

@@ -134,6 +134,8 @@ class Report:
             "shape": list(raster.shape),
             "dtype": str(raster.dtype),
             "method": self.plan.work.choice.method,
+            "accumulator": str(self.plan.work.engine.accumulator),
+            "warnings": list(self.plan.work.warnings),
             "tiles": self.tiles,
             "resumed_tiles": self.resumed_tiles,
             "pixels": self.pixels,

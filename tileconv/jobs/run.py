@@ -186,6 +186,8 @@ def fill(
         done = believed_tiles(journal, source, sink, report, listener)
         check_disk(report, staging.output, listener, parts=not backend.in_process)
         listener.started(plan)
+        for text in plan.work.warnings:
+            listener.warned(text)
         listener.resumed(report)
 
         def heard(result: BatchResult) -> None:

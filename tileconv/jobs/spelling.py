@@ -1,7 +1,8 @@
-"""How sizes, shapes, dtypes and kernels are written, in configs and on the command line."""
+"""How sizes, shapes, dtypes, kernels and weights are written in configs and in commands."""
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 
@@ -101,3 +102,39 @@ def parse_kernel(spec: str) -> dict[str, object]:
                 f"kernel.{key} must be of type {wanted.__name__}, got {value!r}"
             ) from None
     return table
+
+
+def parse_weights(rows: list[list[int | float]]) -> np.ndarray:
+    """Weights as they are written, in float64, or in integers where that would round one.
+
+    Raises
+    ------
+    ConfigError
+        No dtype holds them.
+    """
+    flat = [weight for row in rows for weight in row]
+    rounded = [weight for weight in flat if as_float(weight, "kernel.weights") != weight]
+    if not rounded or not all(float(weight).is_integer() for weight in flat):
+        return np.array(rows, dtype=np.float64)
+    whole = [[int(weight) for weight in row] for row in rows]
+    for dtype in (np.int64, np.uint64):
+        with contextlib.suppress(OverflowError):
+            return np.array(whole, dtype=dtype)
+    raise ConfigError(
+        f"kernel.weights holds {rounded[0]}, and neither float64 nor a 64-bit integer dtype "
+        "holds all weights; write those as floats, with a decimal point"
+    )
+
+
+def as_float(number: float, key: str) -> float:
+    """The nearest float64.
+
+    Raises
+    ------
+    ConfigError
+        It is beyond the range of float64.
+    """
+    try:
+        return float(number)
+    except OverflowError:
+        raise ConfigError(f"{key} has an integer beyond 1.8e308; give a smaller one") from None

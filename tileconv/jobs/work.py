@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from tileconv.core.accumulators import (
+    ROUNDING,
+    accumulate_named,
+    accumulation_dtype,
+    default_output_dtype,
+    held_fill,
+    may_round,
+)
 from tileconv.core.boundary import Boundary
 from tileconv.core.engines import build_engine
 from tileconv.core.engines.base import Engine
 from tileconv.core.grid import Region, Shape
 from tileconv.core.methods import Choice, choose
-from tileconv.core.operation import Operation
-from tileconv.core.pixels import Cast, accumulation_dtype, default_output_dtype
+from tileconv.core.operation import Mode, Operation
+from tileconv.core.pixels import Cast
 from tileconv.core.raster import Raster
 from tileconv.errors import ConfigError, InputError
 from tileconv.jobs.config import Job
@@ -44,6 +52,8 @@ class Work:
         Whether a value outside the output's range is an error.
     layout : Layout
         The output.
+    warnings : tuple of str
+        What the user should know of the values: that they may not be exact.
     """
 
     source: Raster
@@ -54,6 +64,7 @@ class Work:
     cast: Cast
     refuse_clipped: bool
     layout: Layout
+    warnings: tuple[str, ...] = ()
 
     @property
     def output_shape(self) -> Shape:
@@ -99,17 +110,8 @@ def resolve(job: Job, source: Raster, tags: TiffTags | None = None) -> Work:
             f"weights, the raster {source.spatial[0]} x {source.spatial[1]} pixels; "
             "use mode 'same'"
         )
-    dtype = job.output_dtype(source.dtype) or default_output_dtype(source.dtype, kernel)
-    accumulator = accumulation_dtype(source.dtype, dtype, kernel)
-    cast = Cast(dtype, nan_fill=job.output.nan_fill)
-    cast.check(accumulator)
-    choice = choose(
-        kernel,
-        source.dtype,
-        accumulator,
-        output_dtype=dtype,
-        forced=job.convolution.method,
-    )
+    values = _values(job, source.dtype, operation)
+    dtype = values.cast.dtype
     axis = source.y_axis
     output = Raster(
         (*source.shape[:axis], *output_shape, *source.shape[axis + 2 :]), dtype, source.dims
@@ -118,11 +120,11 @@ def resolve(job: Job, source: Raster, tags: TiffTags | None = None) -> Work:
     same_place = None if tags is None else tags.moved(operation.placement)
     return Work(
         source=source,
-        operation=operation,
-        choice=choice,
-        engine=build_engine(choice.method, kernel, accumulator),
-        block_dtype=_block_dtype(source.dtype, accumulator, operation),
-        cast=cast,
+        operation=values.operation,
+        choice=values.choice,
+        engine=values.engine,
+        block_dtype=values.block_dtype,
+        cast=values.cast,
         refuse_clipped=job.output.overflow == "error",
         layout=plan_layout(
             file_format,
@@ -132,13 +134,50 @@ def resolve(job: Job, source: Raster, tags: TiffTags | None = None) -> Work:
             chunk=job.output.tile,
             tags=same_place if file_format == "tiff" else None,
         ),
+        warnings=values.warnings,
     )
 
 
-def _block_dtype(dtype: np.dtype, accumulator: np.dtype, operation: Operation) -> np.dtype:
-    """The input's dtype, or the accumulator where that cannot hold the fill value."""
-    if operation.boundary is not Boundary.FILL:
-        return dtype
-    with np.errstate(all="ignore"):
-        held = np.array(operation.fill_value).astype(dtype)
-    return dtype if held == operation.fill_value else accumulator
+@dataclass(frozen=True, slots=True, eq=False)
+class _Values:
+    """What the values of a job are made by; see `Work`."""
+
+    operation: Operation
+    choice: Choice
+    engine: Engine
+    block_dtype: np.dtype
+    cast: Cast
+    warnings: tuple[str, ...]
+
+
+def _values(job: Job, pixels: np.dtype, operation: Operation) -> _Values:
+    """How the sums of pixels of a dtype are formed and cast, and the fill value as they see it."""
+    kernel, fill = operation.kernel, _fill_read(operation)
+    dtype = job.output_dtype(pixels) or default_output_dtype(pixels, kernel)
+    accumulate = accumulate_named(job.convolution.accumulate)
+    accumulator = accumulation_dtype(pixels, dtype, kernel, accumulate=accumulate, fill=fill)
+    cast = Cast(dtype, nan_fill=job.output.nan_fill)
+    cast.check(accumulator)
+    forced = job.convolution.method
+    choice = choose(kernel, pixels, accumulator, output_dtype=dtype, forced=forced, fill=fill)
+    engine = build_engine(choice.method, kernel, accumulator, limbs=choice.limbs)
+    rounds = may_round(pixels, dtype, kernel, accumulator, fill)
+    block_dtype = pixels
+    if fill is not None:
+        block_dtype, held = held_fill(pixels, accumulator, fill)
+        operation = replace(operation, fill_value=held)
+    warnings = _rounding(accumulator) if rounds else ()
+    return _Values(operation, choice, engine, block_dtype, cast, warnings)
+
+
+def _fill_read(operation: Operation) -> complex | None:
+    """The fill value where outputs read it; None where they read no pixel outside the raster."""
+    inside = operation.mode is Mode.VALID or operation.kernel.shape == (1, 1)
+    filled = operation.boundary is Boundary.FILL and not inside
+    return operation.fill_value if filled else None
+
+
+def _rounding(accumulator: np.dtype) -> tuple[str, ...]:
+    """The warning of integers that may not be exact."""
+    why = f"no 64-bit integer dtype holds every sum, so they are formed in {accumulator}"
+    return (f"{ROUNDING}: {why}; smaller weights or a raster of fewer bits would be exact",)

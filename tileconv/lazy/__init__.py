@@ -16,13 +16,13 @@ from tileconv.errors import ConfigError
 from tileconv.jobs.config import Output, Run, checked_table
 from tileconv.jobs.report import Report
 from tileconv.lazy.inputs import file_pixels
-from tileconv.lazy.rules import ndimage_result, signal_result
+from tileconv.lazy.rules import Extras, ndimage_result, signal_result
 from tileconv.lazy.saving import save_array
 
 __all__ = ["convolve", "convolve2d", "correlate", "correlate2d", "open", "save"]
 
 
-def convolve2d(
+def convolve2d(  # noqa: PLR0913 - scipy's signature and ours
     in1: Any,
     in2: Any,
     mode: str = "full",
@@ -30,6 +30,7 @@ def convolve2d(
     fillvalue: Any = 0,
     *,
     method: str = "auto",
+    accumulate: str | None = None,
 ) -> da.Array:
     """Convolve two 2-D arrays, as scipy.signal.convolve2d does.
 
@@ -46,6 +47,10 @@ def convolve2d(
     fillvalue : scalar
         For boundary fill.
     method : {'auto', 'direct', 'separable', 'fft', 'reference'}
+    accumulate : {'auto', 'float64'}, optional
+        ``"float64"`` forms sums of floats and of complex numbers in double precision;
+        the result's dtype stays scipy's. Integer sums, which wrap as scipy's do, are exact
+        and stay as they are.
 
     Returns
     -------
@@ -61,10 +66,11 @@ def convolve2d(
     InputError
         A path that cannot be read.
     """
-    return signal_result("convolve2d", in1, in2, (mode, boundary, fillvalue), method)
+    rules = mode, boundary, fillvalue
+    return signal_result("convolve2d", in1, in2, rules, Extras(method, accumulate))
 
 
-def correlate2d(
+def correlate2d(  # noqa: PLR0913 - scipy's signature and ours
     in1: Any,
     in2: Any,
     mode: str = "full",
@@ -72,6 +78,7 @@ def correlate2d(
     fillvalue: Any = 0,
     *,
     method: str = "auto",
+    accumulate: str | None = None,
 ) -> da.Array:
     """Cross-correlate two 2-D arrays, as scipy.signal.correlate2d does; `in2` is conjugated.
 
@@ -80,7 +87,7 @@ def correlate2d(
 
     Parameters
     ----------
-    in1, in2, mode, boundary, fillvalue, method
+    in1, in2, mode, boundary, fillvalue, method, accumulate
         As for `convolve2d`.
 
     Returns
@@ -93,7 +100,8 @@ def correlate2d(
     ValueError, InputError
         As by `convolve2d`.
     """
-    return signal_result("correlate2d", in1, in2, (mode, boundary, fillvalue), method)
+    rules = mode, boundary, fillvalue
+    return signal_result("correlate2d", in1, in2, rules, Extras(method, accumulate))
 
 
 def convolve(  # noqa: PLR0913 - scipy's signature
@@ -106,6 +114,7 @@ def convolve(  # noqa: PLR0913 - scipy's signature
     *,
     axes: int | Sequence[int] | None = None,
     method: str = "auto",
+    accumulate: str | None = None,
 ) -> da.Array:
     """Convolve over two axes, as scipy.ndimage.convolve does.
 
@@ -126,12 +135,14 @@ def convolve(  # noqa: PLR0913 - scipy's signature
         The convolved axes; the others are bands. All of them without it, or y and x of a
         file.
     method : {'auto', 'direct', 'separable', 'fft', 'reference'}
+    accumulate : {'auto', 'float64'}, optional
+        Of no effect: sums are formed in float64 as scipy's are.
 
     Returns
     -------
     dask.array.Array
-        Sums are formed in float64 (complex128) over the weights that are not 0, and cast as
-        scipy casts them. Chunks are the input's.
+        Sums are formed in float64 over the weights that are not 0, those of complex numbers
+        for either part by itself, and cast as scipy casts them. Chunks are the input's.
 
     Raises
     ------
@@ -143,7 +154,8 @@ def convolve(  # noqa: PLR0913 - scipy's signature
     InputError
         A path that cannot be read.
     """
-    return ndimage_result("convolve", input, weights, (output, mode, cval, origin, axes), method)
+    rules = output, mode, cval, origin, axes
+    return ndimage_result("convolve", input, weights, rules, Extras(method, accumulate))
 
 
 def correlate(  # noqa: PLR0913 - scipy's signature
@@ -156,12 +168,13 @@ def correlate(  # noqa: PLR0913 - scipy's signature
     *,
     axes: int | Sequence[int] | None = None,
     method: str = "auto",
+    accumulate: str | None = None,
 ) -> da.Array:
     """Correlate over two axes, as scipy.ndimage.correlate does; complex weights are conjugated.
 
     Parameters
     ----------
-    input, weights, output, mode, cval, origin, axes, method
+    input, weights, output, mode, cval, origin, axes, method, accumulate
         As for `convolve`.
 
     Returns
@@ -174,7 +187,8 @@ def correlate(  # noqa: PLR0913 - scipy's signature
     RuntimeError, ValueError, TypeError, InputError
         As by `convolve`.
     """
-    return ndimage_result("correlate", input, weights, (output, mode, cval, origin, axes), method)
+    rules = output, mode, cval, origin, axes
+    return ndimage_result("correlate", input, weights, rules, Extras(method, accumulate))
 
 
 def open(  # noqa: A001 - the public name

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import dask.array as da
@@ -16,6 +16,7 @@ from dask.base import tokenize
 from scipy import ndimage, signal
 
 from tileconv import __version__
+from tileconv.core.accumulators import Accumulate, accumulate_named, holds
 from tileconv.core.boundary import Boundary, ndimage_boundary, signal_boundary
 from tileconv.core.engines import engine_for
 from tileconv.core.kernels import MAX_WEIGHTS, Kernel, flip
@@ -36,10 +37,26 @@ _SCIPY = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """The keywords that tileconv adds to scipy's.
+
+    Parameters
+    ----------
+    method : str
+    accumulate : str or None
+        A name of `Accumulate`.
+    """
+
+    method: str = "auto"
+    accumulate: str | None = None
+
+
 def signal_result(
-    name: str, in1: Any, in2: Any, rules: tuple[str, str, Any], method: str
+    name: str, in1: Any, in2: Any, rules: tuple[str, str, Any], extras: Extras
 ) -> da.Array:
     """scipy.signal's function of that name."""
+    accumulate = accumulate_named(extras.accumulate)
     mode, boundary, fillvalue = rules
     raster, small = pixels_of(in1), pixels_of(in2)
     if not raster.ndim == small.ndim == 2:
@@ -49,7 +66,8 @@ def signal_result(
         raster, small = small, raster
     dtype = _signal_dtype(name, raster.dtype, small.dtype, rules)
     rule = signal_boundary(boundary)
-    fill = np.asarray(fillvalue).astype(dtype).ravel()[0] if rule is Boundary.FILL else 0
+    sums = _signal_sums(dtype, accumulate)
+    fill = np.asarray(fillvalue).astype(sums).ravel()[0] if rule is Boundary.FILL else 0
 
     weights = _weights(small).astype(dtype)
     rows, columns = weights.shape
@@ -59,7 +77,7 @@ def signal_result(
         # scipy conjugates after swapping; on even axes its `same` lies one pixel further.
         kernel = Kernel(weights.conj(), ((rows - 1) // 2, (columns - 1) // 2))
     operation = Operation(kernel, Mode(mode), rule, fill)
-    work = _work(raster, operation, Axes(2, 0, 1), (dtype, dtype), method)
+    work = _work(raster, operation, Axes(2, 0, 1), (sums, dtype), extras.method)
     result = _result(name, raster, work)
     return result[::-1, ::-1] if swapped and name == "correlate2d" else result
 
@@ -73,6 +91,13 @@ def _is_smaller(shape1: tuple[int, ...], shape2: tuple[int, ...]) -> bool:
     raise ValueError(
         "For 'valid' mode, one must be at least as large as the other in every dimension"
     )
+
+
+def _signal_sums(dtype: np.dtype, accumulate: Accumulate) -> np.dtype:
+    """What scipy.signal sums in, or double precision; integers, which wrap, stay integers."""
+    if accumulate is Accumulate.FLOAT64 and dtype.kind in "fc":
+        return np.result_type(dtype, np.float64)
+    return dtype
 
 
 def _signal_dtype(
@@ -93,9 +118,10 @@ def ndimage_result(
     given: Any,
     weights: Any,
     rules: tuple[Any, str, complex, Origin, Origin | None],
-    method: str,
+    extras: Extras,
 ) -> da.Array:
-    """scipy.ndimage's function of that name."""
+    """scipy.ndimage's function of that name, which sums in double precision anyway."""
+    accumulate_named(extras.accumulate)
     output, mode, cval, origin, axes = rules
     if not (output is None or isinstance(output, type | np.dtype | str)):
         raise ValueError(
@@ -120,7 +146,9 @@ def ndimage_result(
     sums = np.dtype(np.complex128 if is_complex else np.float64)
     fill = complex(cval) if raster.dtype.kind == "c" else float(np.real(cval))
     operation = Operation(kernel, Mode.SAME, rule, fill)
-    work = _work(raster, operation, Axes(raster.ndim, *convolved_axes), (sums, dtype), method)
+    work = _work(
+        raster, operation, Axes(raster.ndim, *convolved_axes), (sums, dtype), extras.method
+    )
     return _result(name, raster, work)
 
 
@@ -201,23 +229,13 @@ def _work(
         )
     block = raster.dtype.newbyteorder("=")
     if operation.boundary is Boundary.FILL:
-        fill = np.asarray(operation.fill_value)
-        block = block if _holds(block, fill) else np.result_type(block, sums)
-        held: Any = (fill if block.kind == "c" else fill.real).astype(block)[()]
-        operation = replace(operation, fill_value=held)
+        fill = operation.fill_value
+        block = block if holds(block, fill) else np.result_type(block, sums)
+        kept: Any = np.asarray(fill if block.kind == "c" else np.real(fill)).astype(block)[()]
+        operation = replace(operation, fill_value=kept)
     cast = Cast(dtype, Rule.TRUNCATE)
     engine = engine_for(operation.kernel, block, sums, cast, method=method)
     return BlockWork(operation, engine, cast, axes, spatial, block)
-
-
-def _holds(dtype: np.dtype, value: np.ndarray) -> bool:
-    """Whether the one number `value` is a number of `dtype`."""
-    if value.dtype.kind == "c" and dtype.kind != "c":
-        if value.imag != 0:
-            return False
-        value = value.real
-    with np.errstate(all="ignore"):
-        return bool(np.array_equal(value.astype(dtype), value, equal_nan=value.dtype.kind in "fc"))
 
 
 def _result(name: str, raster: Pixels, work: BlockWork) -> da.Array:
@@ -232,6 +250,7 @@ def _result(name: str, raster: Pixels, work: BlockWork) -> da.Array:
         operation.boundary.value,
         operation.fill_value,
         work.engine.method,
+        work.engine.accumulator,
         work.cast.dtype,
         (work.axes.y, work.axes.x),
     )

@@ -35,7 +35,7 @@ def read_kernel(path: str | Path) -> tuple[np.ndarray, str]:
     Returns
     -------
     weights : ndarray, 2-D
-        In native byte order; text is float64.
+        In native byte order; text is float64, or integers where that would round them.
     name : str
         The file's name.
 
@@ -109,7 +109,7 @@ def _read_npy(path: Path) -> np.ndarray:
 
 
 def _read_text(path: Path) -> np.ndarray:
-    weights = array("d")
+    weights, rounded = array("d"), dict[int, int]()
     columns = 0
     try:
         with path.open(encoding="utf-8-sig") as file:
@@ -122,6 +122,11 @@ def _read_text(path: Path) -> np.ndarray:
                 row = _parse_row(path, number, line.partition("#")[0])
                 if row is None:
                     continue
+                rounded |= {
+                    len(weights) + at: weight
+                    for at, weight in enumerate(row)
+                    if type(weight) is int and float(weight) != weight
+                }
                 columns = columns or len(row)
                 if len(row) != columns:
                     raise ConfigError(
@@ -134,22 +139,57 @@ def _read_text(path: Path) -> np.ndarray:
         raise ConfigError(
             f"kernel file {path} is not text: {_one_line(error)}; write rows of numbers"
         ) from error
-    return np.array(weights, np.float64).reshape(len(weights) // max(1, columns), columns)
+    found = _whole(np.array(weights, np.float64), rounded)
+    return found.reshape(len(weights) // max(1, columns), columns)
+
+
+def _whole(weights: np.ndarray, rounded: Mapping[int, int]) -> np.ndarray:
+    """`weights` in 64-bit integers where they are whole and float64 has rounded some of them.
+
+    Parameters
+    ----------
+    weights : ndarray of float64, 1-D
+    rounded : mapping of int to int
+        The ones that were rounded, as they are written, by their places.
+    """
+    if not rounded or not np.isfinite(weights).all() or (weights != np.rint(weights)).any():
+        return weights
+    for dtype in (np.int64, np.uint64):
+        info, others = np.iinfo(dtype), np.delete(weights, list(rounded))
+        inside = (others >= float(info.min)) & (others < float(info.max))
+        if inside.all() and all(info.min <= n <= info.max for n in rounded.values()):
+            whole = np.zeros(weights.shape, dtype)
+            whole[np.delete(np.arange(weights.size), list(rounded))] = others.astype(dtype)
+            whole[list(rounded)] = np.array(list(rounded.values()), dtype)
+            return whole
+    return weights
 
 
 def _parse_row(path: Path, number: int, line: str) -> list[float] | None:
-    """The numbers of a line; None for a line without any."""
+    """The numbers of a line, integers as they are; None for a line without any."""
     line = line.strip()
     if not line:
         return None
     separator = next((mark for mark in (";", ",") if mark in line), None)
     try:
-        return [float(word) for word in line.split(separator)]
+        return [_number(word) for word in line.split(separator)]
     except ValueError as error:
         raise ConfigError(
             f"kernel file {path}, line {number}: {_one_line(error):.80}; write numbers with a "
             "decimal point, separated by commas, semicolons or spaces"
         ) from error
+
+
+def _number(word: str) -> float:
+    """A float, or an integer if it is written as one that float64 may round."""
+    value = float(word)
+    if _EXACT <= abs(value) < _WIDEST and word.strip().lstrip("+-").isdecimal():
+        return int(word)
+    return value
+
+
+_EXACT, _WIDEST = 2.0**53, 2.0**65
+"""Whole numbers up to the first are exact in float64, those above the second in no integers."""
 
 
 def _read_tiff(path: Path) -> np.ndarray:

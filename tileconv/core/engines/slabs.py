@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from tileconv.core.grid import Shape, align_up
-from tileconv.core.pixels import TRUNCATED_BYTES, Cast, CastCounts, as_rows
+from tileconv.core.pixels import TRUNCATED_BYTES, Cast, CastCounts, as_rows, unify_nans
 
 ROW_BYTES = 16 << 10
 """Bytes of a slab's row, where the kernel is not wider: a few rows fit the first-level cache."""
@@ -169,12 +169,21 @@ class Sums:
         Most rows of a slab.
     padded : bool
         Whether the loops need rows of whole blocks.
+    finite : bool
+        Whether no sum can be NaN.
     """
 
     def __init__(
-        self, out: np.ndarray, cast: Cast, dtype: np.dtype, down: int, *, padded: bool
+        self,
+        out: np.ndarray,
+        cast: Cast,
+        dtype: np.dtype,
+        down: int,
+        *,
+        padded: bool,
+        finite: bool = False,
     ) -> None:
-        self._out, self._cast = out, cast
+        self._out, self._cast, self._finite = out, cast, finite
         self._values = out.shape[1] * out.shape[2]
         self._straight = None if padded else as_rows(out, dtype)
         width = padded_width(self._values, dtype.itemsize) if padded else self._values
@@ -200,3 +209,5 @@ class Sums:
         if self._straight is None:
             part = self._out[done : self._done]
             self.counts = self.counts.plus(self._cast.store(self.part(sums), part))
+        elif not self._finite:
+            unify_nans(sums, sums)
