@@ -1,4 +1,4 @@
-"""The error bound of every method, over the window of each output: no pixel harms one it is not in."""
+"""The error bound of every method over the window of each output: no pixel harms another's."""
 
 import numpy as np
 import pytest

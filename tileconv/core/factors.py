@@ -130,9 +130,13 @@ def _crosses(weights: np.ndarray) -> Factors | None:
     down, along = (f.astype(weights.dtype) for f in _balanced(np.array(columns), np.array(rows)))
     products = [np.outer(c, r) for c, r in zip(down.astype(wide), along.astype(wide), strict=True)]
     growth = sum(float(np.abs(product).sum()) for product in products) / (gain or 1.0)
-    left = float(np.abs(weights.astype(wide) - sum(products)).sum()) / (gain or 1.0)
-    rest = left / float(np.finfo(weights.dtype).eps)
-    return None if growth > GROWTH else Factors(down, along, False, growth, rest)
+    left_out = float(np.abs(weights.astype(wide) - sum(products)).sum()) / (gain or 1.0)
+    eps = float(np.finfo(weights.dtype).eps)
+    return (
+        None
+        if growth > GROWTH
+        else Factors(down, along, whole=False, growth=growth, rest=left_out / eps)
+    )
 
 
 def _balanced(columns: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -26,8 +26,8 @@ from tileconv.core.pixels import Cast, CastCounts
 from tileconv.core.roundings import scaled
 
 DOUBLE_MAX_BYTES = 64 << 20
-"""Largest windows of single precision sums that double precision is kept ready for: beyond it the
-memory is worth more, and passes in single precision serve as well."""
+"""Largest windows that double precision is kept ready for beside single: beyond it the memory is
+worth more, and more passes in single precision serve as well."""
 
 PLAIN_RATIO = 16
 """Root mean square of a cell's pixels, in units of the least that a window's largest may be, up to

@@ -55,7 +55,7 @@ class Meter:
         # A window of k holds so many whole blocks of those that begin at multiples of a side.
         runs = [(k - b + 1) // b for k, b in zip(kernel_shape, (down, across), strict=True)]
         self._sides = down, across, *runs
-        scratch = np.empty((5 + runs[0], planes.shape[2] + 2 * lanes), dtype)
+        scratch = np.empty((5 + runs[0], planes.shape[2] + lanes), dtype)
         self._found = np.empty((2, 3))
         self._arrays = *planes, scratch, self._found
         dtypes = dtype, dtype, dtype, self._found.dtype
@@ -98,14 +98,14 @@ def levels(x: np.ndarray) -> np.ndarray:
     """
     if x.dtype.kind == "c":
         parts = levels(x.view(x.real.dtype))
-        return np.maximum(parts[:, ::2], parts[:, 1::2])
+        return np.asarray(np.maximum(parts[:, ::2], parts[:, 1::2]))
     whole, kind, shift = _BITS[x.dtype.itemsize]
-    found = np.empty(x.shape, kind)
+    found: np.ndarray = np.empty(x.shape, kind)
     loop("magnitudes", "levels", (whole, kind), 1)(x.view(whole), found, shift)
     return found
 
 
-_BITS = {
+_BITS: dict[int, tuple[np.dtype, np.dtype, int]] = {
     4: (np.dtype(np.int32), np.dtype(np.uint8), 23),
     8: (np.dtype(np.int64), np.dtype(np.uint16), 52),
 }

@@ -191,10 +191,9 @@ class Passes:
         served = single.expected(exponent)
         if served <= bottom or self.double is None:
             return single, exponent
-        if served <= level:
-            # Two passes cost less than one in double precision.
-            if single.expected(single.load(cell, cell.below(served))) <= bottom:
-                return single, single.load(cell, level)
+        # Two passes cost less than one in double precision.
+        if served <= level and single.expected(single.load(cell, cell.below(served))) <= bottom:
+            return single, single.load(cell, level)
         return self.double, self.double.load(cell, level)
 
     def _keep(
@@ -233,7 +232,8 @@ class Passes:
 def patches(highest: np.ndarray, level: int) -> Iterator[tuple[slice, slice]]:
     """Parts of a cell's outputs, `PATCH` a side, in which some are left up to a level."""
     for down, across in np.argwhere(_left(highest, level)).tolist():
-        yield tuple(slice(n * PATCH, (n + 1) * PATCH) for n in (down, across))
+        rows, columns = (slice(n * PATCH, (n + 1) * PATCH) for n in (down, across))
+        yield rows, columns
 
 
 def _left(highest: np.ndarray, level: int) -> np.ndarray:

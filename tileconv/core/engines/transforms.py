@@ -75,7 +75,7 @@ class Line:
 def _roots(k: np.ndarray, n: int) -> np.ndarray:
     """``exp(-2 pi i k / n)``; in double precision an error of their angles would be the largest."""
     angles = k.astype(np.longdouble) * (8 * np.arctan(np.longdouble(1)) / n)
-    return np.cos(angles) - 1j * np.sin(angles)
+    return np.asarray(np.cos(angles) - 1j * np.sin(angles))
 
 
 class Transform:

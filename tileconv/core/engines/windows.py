@@ -66,7 +66,7 @@ class Windows:
     def fill(self, pixels: np.ndarray, exponent: int = 0) -> None:
         """Take the pixels of a cell, divided by ``2**exponent``."""
         parts = self.parts(pixels)
-        self._shapes = [part.shape for part in parts]  # type: ignore[misc]
+        self._shapes = [part.shape for part in parts]
         for plane, part in zip(self._planes, parts, strict=True):
             down, across = part.shape
             if exponent:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from tileconv.core.loops.vectors import Rows, Vectors, contiguous_row, lanes_of
-
-STRIP = 2
-"""Vectors of columns that are looked at together."""
+from tileconv.core.loops.vectors import Rows, Vector, Vectors, contiguous_row, lanes_of
 
 _LINES = 5
 """Rows of scratch before those that hold the maxima of blocks."""
@@ -93,56 +92,42 @@ def _columns(context, x, top, bottom, columns, scratch, line, across):  # type: 
         bits = Vectors(builder, whole, lanes, fused=False)
         unsigned = bits.constant((1 << number.bitwidth - 1) - 1)
 
-        def constant(value):  # type: ignore[no-untyped-def]
-            return ir.Constant(top.type, value)
-
-        def strips(first, stop, count):  # type: ignore[no-untyped-def]
-            """Strips of so many vectors: wide ones are read as they lie in memory."""
-            totals = [floats.variable() for _ in range(count)]
-            largest = [bits.variable() for _ in range(count)]
-            step = constant(count * lanes)
-            with cgutils.for_range_slice(builder, first, stop, step) as (begin, _):
-                places = [builder.add(begin, constant(n * lanes)) for n in range(count)]
-                strip = list(zip(places, totals, largest, strict=True))
-                for i, total, top_of in strip:
-                    total.value = floats.load(scratch.at(constant(0), i))
-                    top_of.value = bits.constant(0)
-                with cgutils.for_range_slice(builder, top, bottom, constant(1)) as (y, _):
-                    for i, total, top_of in strip:
-                        value = floats.load(x.at(y, i))
-                        total.value = total.value + value * value
-                        top_of.value = top_of.value.larger(bits.of(value) & unsigned)
-                for i, total, top_of in strip:
-                    floats.store(total.value, scratch.at(constant(0), i))
-                    peaks = scratch.at(constant(1), i)
-                    bits.store(bits.load(peaks).larger(top_of.value), peaks)
-                    tops, width = top_of.value, 1
-                    while width <= lanes:
-                        with builder.if_then(builder.icmp_signed("==", across, constant(width))):
-                            _store_every(builder, floats.of(tops), width, scratch, (line, i))
-                        behind = [min(lane + width, lanes - 1) for lane in range(lanes)]
-                        tops = tops.larger(bits.shuffle(tops, tops, behind))
-                        width *= 2
-
-        wide = constant(STRIP * lanes)
-        whole_strips = builder.mul(builder.sdiv(columns, wide), wide)
-        strips(constant(0), whole_strips, STRIP)
-        strips(whole_strips, columns, 1)
+        one, width = (ir.Constant(top.type, number) for number in (1, lanes))
+        rows = [ir.Constant(top.type, row) for row in (0, 1)]
+        total, largest = floats.variable(), bits.variable()
+        with cgutils.for_range_slice(builder, rows[0], columns, width) as (i, _):
+            squares, peaks = (scratch.at(row, i) for row in rows)
+            total.value, largest.value = floats.load(squares), bits.constant(0)
+            with cgutils.for_range_slice(builder, top, bottom, one) as (y, _):
+                value = floats.load(x.at(y, i))
+                total.value = total.value + value * value
+                largest.value = largest.value.larger(bits.of(value) & unsigned)
+            floats.store(total.value, squares)
+            bits.store(bits.load(peaks).larger(largest.value), peaks)
+            tops = largest.value
+            for power in range(lanes.bit_length()):
+                chosen = builder.icmp_signed("==", across, ir.Constant(across.type, 1 << power))
+                with builder.if_then(chosen):
+                    _store_every(floats.of(tops), 1 << power, scratch, (line, i))
+                behind = [min(lane + (1 << power), lanes - 1) for lane in range(lanes)]
+                tops = tops.larger(bits.shuffle(tops, tops, behind))
         return context.get_dummy_value()
 
     return types.void(x, top, bottom, columns, scratch, line, across), generate
 
 
-def _store_every(  # type: ignore[no-untyped-def]
-    builder, vector, width, scratch, place
-):
-    """Store every `width`-th element of a vector of columns from `i` on, next to each other."""
-    line, i = place
-    first = builder.sdiv(i, ir.Constant(i.type, width))
-    for n in range(vector.vectors.lanes // width):
-        element = builder.extract_element(vector.value, ir.Constant(i.type, n * width))
-        at = builder.add(first, ir.Constant(i.type, n))
-        builder.store(element, scratch.at(line, at))
+def _store_every(vector: Vector, step: int, scratch: Rows, place: tuple[Any, Any]) -> None:
+    """Store every `step`-th element of a vector of columns, next to each other.
+
+    They go to the row and, divided by `step`, from the column on that `place` names.
+    """
+    row, column = place
+    builder = vector.vectors.builder
+    first = builder.sdiv(column, ir.Constant(column.type, step))
+    for n in range(vector.vectors.lanes // step):
+        element = builder.extract_element(vector.value, ir.Constant(column.type, n * step))
+        at = builder.add(first, ir.Constant(column.type, n))
+        builder.store(element, scratch.at(row, at))
 
 
 @njit
