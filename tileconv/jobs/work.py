@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,8 @@ from tileconv.core.boundary import Boundary
 from tileconv.core.engines import build_engine
 from tileconv.core.engines.base import Engine
 from tileconv.core.grid import Region, Shape
-from tileconv.core.methods import Choice, choose
+from tileconv.core.kernels import Kernel
+from tileconv.core.methods import Choice, Method, choose
 from tileconv.core.operation import Operation
 from tileconv.core.pixels import Cast, accumulation_dtype, default_output_dtype
 from tileconv.core.raster import Raster
@@ -70,7 +72,13 @@ class Work:
         return self.operation.window(self.computed(region))
 
 
-def resolve(job: Job, source: Raster, tags: TiffTags | None = None) -> Work:
+BuildEngine = Callable[[Method, Kernel, np.dtype], Engine]
+"""Makes the engine of a method for a kernel and the dtype of its sums."""
+
+
+def resolve(
+    job: Job, source: Raster, tags: TiffTags | None = None, *, build: BuildEngine = build_engine
+) -> Work:
     """What `job` computes from a raster like `source`.
 
     Parameters
@@ -80,6 +88,8 @@ def resolve(job: Job, source: Raster, tags: TiffTags | None = None) -> Work:
         Description of the input.
     tags : TiffTags or None
         Metadata a TIFF output carries on.
+    build : callable
+        What makes the engine; whoever computes nothing with it needs none.
 
     Raises
     ------
@@ -120,7 +130,7 @@ def resolve(job: Job, source: Raster, tags: TiffTags | None = None) -> Work:
         source=source,
         operation=operation,
         choice=choice,
-        engine=build_engine(choice.method, kernel, accumulator),
+        engine=build(choice.method, kernel, accumulator),
         block_dtype=_block_dtype(source.dtype, accumulator, operation),
         cast=cast,
         refuse_clipped=job.output.overflow == "error",
