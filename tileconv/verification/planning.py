@@ -122,8 +122,10 @@ def plan_check(
             continue
         for side in sides:
             if side not in built:
-                if libraries + _WEIGHT_BYTES * weights.size > cap_bytes:
-                    least = libraries + SLACK_BYTES + _WEIGHT_BYTES * weights.size
+                kernel_bytes = _WEIGHT_BYTES * weights.size
+                # Small kernels are prepared to find out how much is needed besides.
+                if kernel_bytes > SLACK_BYTES and libraries + kernel_bytes > cap_bytes:
+                    least = libraries + SLACK_BYTES + 2 * kernel_bytes
                     break
                 built[side] = build(side)
             found = _parts(work, readings, without, built[side], workers, libraries)

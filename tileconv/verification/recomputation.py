@@ -209,7 +209,8 @@ class Recomputation:
     def _pixels(self, block: Block, number: int) -> list[np.ndarray]:
         """Real pixels, or the parts of complex ones, in the precision of the sums here."""
         if block.pixels.dtype.kind != "c":
-            return [block.sample(number, self._real, self._fill)]
+            fill = self._fill.real if self._is_complex else self._fill
+            return [block.sample(number, self._real, fill)]
         wide = np.result_type(self._real, np.complex64)
         values = block.sample(number, wide, self._fill)
         return [np.ascontiguousarray(values.real), np.ascontiguousarray(values.imag)]
