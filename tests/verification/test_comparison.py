@@ -37,6 +37,14 @@ def test_rounding_of_the_output_is_no_error():
     assert wrong([np.nextafter(np.float16(1 / 3), 1)], [1 / 3], "float16", 1e-9) == 1
 
 
+def test_long_double_is_rounded_once_to_half_precision():
+    tie = np.longdouble(1) + np.longdouble(2) ** -11
+    above = tie + np.longdouble(2) ** -60
+    sums = np.array([tie, above, -above, tie - np.longdouble(2) ** -60, 1e6, -1e6, 1 / 3])
+    want = [1, 1 + 2**-10, -1 - 2**-10, 1, np.inf, -np.inf, np.float16(1 / 3)]
+    assert rounded(sums, Target(np.dtype("float16"))).tolist() == want
+
+
 def test_integers_round_to_even_and_ties_may_go_either_way_within_the_bound():
     assert wrong([2, 2, 4], [1.5, 2.5, 3.5], "uint8", 0.0) == 0
     assert wrong([3], [2.5], "uint8", 0.0) == 1

@@ -154,6 +154,8 @@ def rounded(sums: np.ndarray, target: Target) -> np.ndarray:
     """
     dtype = target.dtype
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        if dtype == np.float16:
+            return _odd(sums).astype(dtype)
         if dtype.kind not in "iu":
             return sums.astype(dtype)
         info = np.iinfo(dtype)
@@ -165,6 +167,18 @@ def rounded(sums: np.ndarray, target: Target) -> np.ndarray:
         out[whole < info.min] = info.min
         out[np.isnan(sums)] = 0 if target.nan_fill is None else int(target.nan_fill)
     return out
+
+
+def _odd(sums: np.ndarray) -> np.ndarray:
+    """`sums` in double, the last bit set where that is not exact, so that it does not end a tie.
+
+    numpy rounds long double to half precision by way of single, that is twice.
+    """
+    near = sums.astype(np.float64)
+    inexact = near != sums
+    even = near.view(np.int64) & 1 == 0
+    beside = np.nextafter(near, np.where(sums > near, np.inf, -np.inf))
+    return np.where(inexact & even & np.isfinite(near), beside, near)
 
 
 def _judge(
