@@ -70,9 +70,7 @@ def test_where_it_would_take_too_long_fewer_pixels_of_each_tile_are_checked(
         tileconv.verify(job, everything=True)
 
 
-def test_a_short_check_takes_all_pixels_and_a_long_run_may_be_checked_for_long(
-    job_of, monkeypatch
-):
+def test_a_short_check_takes_all_pixels_and_a_long_run_may_be_checked_for_long(job_of, monkeypatch):
     job = job_of(PIXELS, WEIGHTS)
     tileconv.run(job)
     monkeypatch.setattr(planning, "SHORT_NS", 0)

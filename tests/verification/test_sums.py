@@ -49,9 +49,9 @@ PIXELS = {
 def test_sums_are_off_by_far_less_than_a_bound_everywhere(pixels, weights, dtype, bound):
     x, weights = PIXELS[pixels].astype(dtype), weights.astype(dtype)
     sums = Sums(weights, bound / 64, 32)
-    found = sums(x)
-    values = found.sums
     size = np.abs(weights).sum() * window_most(np.abs(x), weights.shape)
+    found = sums(x, size * bound / 64)
+    values = found.sums
     doubtful = np.broadcast_to(found.error > size * bound / 64, values.shape)
     values[doubtful] = sums.at(x, np.argwhere(doubtful))
     for at, want in np.ndenumerate(exact(x, weights)):
@@ -77,7 +77,7 @@ def test_transforms_are_used_where_they_serve_and_only_there():
 def test_compensated_sums_have_twice_the_digits(scale):
     x = (1 + RNG.random((12, 13)) * np.longdouble(1e-3)) / 3
     weights = np.longdouble(scale) * SMALL / 7
-    found = Sums(weights, 2.0**-70, 32, compensated=True)(x).sums
+    found = Sums(weights, 2.0**-70, 32, compensated=True)(x, x).sums
     for at, want in np.ndenumerate(_exact_wide(x, weights)):
         size = np.abs(weights).sum() * np.abs(x).max()
         off = abs(_wide_fraction(found[at]) - want)
@@ -121,7 +121,7 @@ def test_whole_sums_are_exact_in_64_bits_and_outside_beyond(dtype):
         np.array([[2.0**70, -1.0]]),
         np.array([[1.0]]),
     ):
-        near = Sums(weights.astype("g"), DOUBLE / 64, 32)(x.astype("g")).sums
+        near = Sums(weights.astype("g"), DOUBLE / 64, 32)(x.astype("g"), x).sums
         found = resolved(whole_sums(modulo(x), modulo(weights)), near)
         whole = np.vectorize(int, otypes=[object])
         kr, kc = weights.shape

@@ -31,12 +31,12 @@ PATCH, LEAST_PATCHES = 32, 8
 RUN_SHARE = 2
 """A check takes at most so many times what the run takes, if it takes longer than `SHORT_NS`."""
 
-SHORT_NS = 3e9
-"""What any check may take: starting a program takes as long."""
+SHORT_NS = 1e9
+"""What any check may take: twice as long as starting a run takes."""
 
-# Rough costs of moving pixels, ns a byte, 2-core x86-64, 2026-11.
+# Rough costs of moving pixels, ns a byte, and of a tile and a piece, 2-core x86-64, 2026-11.
 _DECODE_NS, _ENCODE_NS, _RAW_NS = 3.0, 5.0, 0.8
-_TILE_NS = 2e6
+_TILE_NS, _PIECE_NS = 2e6, 6e5
 
 _WEIGHT_BYTES = 96
 """What is made of one weight on the way, in long double."""
@@ -220,7 +220,8 @@ def thinned(plan: CheckPlan, work: Work, tiles: list[Tile], build: Build) -> Che
     if fixed + pixels * plan.recomputation.ns_per_pixel <= budget:
         return plan
     recomputation = build(PATCH)
-    share = max(0.0, budget - fixed) / (pixels * recomputation.ns_per_pixel)
+    pixel_ns = recomputation.ns_per_pixel + _PIECE_NS / PATCH**2
+    share = max(0.0, budget - fixed) / (pixels * pixel_ns)
     if share >= 1:
         return plan
     return replace(plan, recomputation=recomputation, share=share)

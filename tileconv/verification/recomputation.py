@@ -26,6 +26,9 @@ ERROR_FACTOR, TRANSFORM_ERROR = 64, 2.0**-40
 OWN_PART = 2.0**-6
 """How much of a bound the sums here may be off at most; most are off by far less."""
 
+_DOUBLE_NS, _WIDE_NS = 100.0, 650.0
+"""Time of a pixel besides its sum, in double and in long double; 2-core x86-64, 2026-11."""
+
 _MODERATE = 1e100
 """Weights up to here, and sums of weights down to its inverse, are safe in double."""
 
@@ -144,11 +147,10 @@ class Recomputation:
     def ns_per_pixel(self) -> float:
         """Roughly, on one core, 2-core x86-64, 2026-11; comparing included."""
         inputs = 2 if self._is_complex else 1
+        besides = (_DOUBLE_NS if self._real == np.float64 else _WIDE_NS) * inputs
         if self._by_remainder:
-            return 300 + 1.2 * self.weights.values.size
-        return 80 * (self._real.itemsize / 8) * inputs + inputs * sum(
-            part.ns_per_pixel for part in self._parts
-        )
+            return besides + 1.2 * self.weights.values.size
+        return besides + inputs * sum(part.ns_per_pixel for part in self._parts)
 
     def workspace_bytes(self, shape: Shape, samples: int, pixels: np.dtype, out: np.dtype) -> int:
         """Bytes that judging `shape` outputs allocates, their block included."""
@@ -171,7 +173,7 @@ class Recomputation:
         """Load what scipy needs, before threads would."""
         x = np.ones(self.weights.shape, self._real)
         for part in self._parts:
-            part(x)
+            part(x, np.ones((1, 1), self._real))
 
     def expect(self, block: Block) -> Expected:
         """What the sums of a block should be."""
@@ -238,7 +240,7 @@ class Recomputation:
 
     def _added(self, x: np.ndarray, part: Sums, enough: np.ndarray) -> np.ndarray:
         """Sums of one part, those anew, product by product, that may be too far off."""
-        found: Found = part(x)
+        found: Found = part(x, enough)
         doubtful = (found.error > enough) & (enough > 0)
         if doubtful.any():
             found.sums[doubtful] = part.at(x, np.argwhere(doubtful))
@@ -251,7 +253,7 @@ class Recomputation:
         fill = np.uint64(int(self._fill) % (1 << 64))
         values[block.outside_rows] = fill
         values[:, block.outside_columns] = fill
-        near = self._parts[0](x).sums if reach >= 2.0**62 else None
+        near = self._parts[0](x, np.ones((1, 1))).sums if reach >= 2.0**62 else None
         return resolved(whole_sums(values, self._remainders), near)
 
     def _put_back(

@@ -18,7 +18,7 @@ from tileconv.verification.transforms import Transforms, window_most
 GATHERED_BYTES = 1 << 22
 """Most bytes of windows that are gathered at a time."""
 
-_TAP_NS = {8: 0.6, 16: 10.0}
+_TAP_NS = {8: 0.7, 16: 13.0}
 """Time of a product that is added, by the bytes of its dtype; 2-core x86-64, 2026-11."""
 
 _COMPENSATED_NS = 130.0
@@ -75,7 +75,7 @@ class Sums:
     def _direct_ns(self, side: int) -> float:
         """Time of an output that is summed product by product, or line by line."""
         rows, columns = (int(n) for n in self.weights.shape)
-        tap: float = _TAP_NS.get(self.weights.itemsize, 10.0)
+        tap: float = _TAP_NS.get(self.weights.itemsize, 13.0)
         if self._compensated:
             return _COMPENSATED_NS * rows * columns
         across = float(side + rows - 1) / side
@@ -97,12 +97,12 @@ class Sums:
             return self._transforms.workspace_bytes(window) + GATHERED_BYTES
         return (16 if self._compensated else 4) * window * item + GATHERED_BYTES
 
-    def __call__(self, x: np.ndarray) -> Found:
-        """The valid part."""
+    def __call__(self, x: np.ndarray, enough: np.ndarray) -> Found:
+        """The valid part, each sum off by `enough` at most, or by what is said."""
         if not self._total:
             return Found(np.zeros(_valid(x, self.weights.shape), x.dtype), 0.0)
         if self._transforms is not None:
-            return Found(*self._transforms(x))
+            return Found(*self._transforms(x, enough))
         if self._compensated:
             return Found(_compensated(x, self.weights), 0.0)
         if self._factors is None:
