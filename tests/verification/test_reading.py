@@ -13,7 +13,7 @@ from tileconv.core.grid import Region
 from tileconv.errors import InputError, MemoryCapError, VerificationError
 from tileconv.stores.absent import Missing
 from tileconv.stores.formats import open_source
-from tileconv.verification.reading import Kept, NotCached, reading_of
+from tileconv.verification.reading import Kept, KeptChunks, reading_of
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 255, (70, 90), np.uint8)
@@ -32,7 +32,7 @@ def windows_of(raster):
 
 def check(path, expected, name, level=0, **options):
     """Every window of every plane is numpy's slice of what was written."""
-    with open_source(path, level=level, cache=NotCached(), **options) as source:
+    with open_source(path, level=level, cache=KeptChunks(), **options) as source:
         reading = reading_of(source, level)
         reading.keep(1 << 20)
         raster = source.raster
@@ -159,7 +159,7 @@ def test_chunks_that_cannot_be_looked_into_are_left_to_tileconv(tmp_path, compre
     zarr.create_array(
         tmp_path / "a.zarr", shape=GREY.shape, dtype="u1", chunks=(32, 32), compressors=compressors
     )[...] = GREY
-    with open_source(tmp_path / "a.zarr", cache=NotCached()) as source:
+    with open_source(tmp_path / "a.zarr", cache=KeptChunks()) as source:
         assert reading_of(source).name.startswith("tileconv: chunks encoded with")
 
 

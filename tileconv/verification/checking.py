@@ -62,9 +62,10 @@ class CheckTask:
 
     def _pieces(self, tile: Tile) -> Iterable[Region]:
         """What is computed at a time: all of the tile, or some squares of it."""
+        side = self.plan.recomputation.side
         if self._seed is None or self.plan.share >= 1:
-            return pieces(tile.region, self.plan.recomputation.side)
-        return patches(tile, self.plan.share, self._seed)
+            return pieces(tile.region, side)
+        return patches(tile, side, self.plan.share, self._seed)
 
     def _compare(self, plane: int, piece: Region) -> Comparison:
         recomputation, raster = self.plan.recomputation, self.plan.input.raster

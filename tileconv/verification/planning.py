@@ -13,20 +13,21 @@ import numpy as np
 
 from tileconv.core.grid import Region, Tile, TileGrid, ceil_div
 from tileconv.errors import MemoryCapError
-from tileconv.jobs.memory import BASE_MIB, FFT_MIB, MIB, SLACK_BYTES, SLACK_PART
+from tileconv.jobs.memory import MIB, SLACK_BYTES, SLACK_PART
 from tileconv.jobs.work import Work
 from tileconv.verification.reading import Reading
 from tileconv.verification.recomputation import Recomputation
 
-NDIMAGE_MIB = 15
-"""Memory of scipy.ndimage: 12 MiB, Python 3.11 and 3.13, x86-64, 2026-11."""
+BASE_MIB = 95
+"""What a process takes besides its pieces: 70 to 80 MiB with scipy.fft, scipy.ndimage and
+tifffile, without a compiler; Python 3.11, x86-64, 2026-11."""
 
 SIDE, WIDE_SIDE, LEAST_SIDE = 256, 512, 32
 """Rows and columns computed at a time; the second for kernels beyond half the first. Arrays of
 256 x 256 stay below the size that the allocator gives back and asks for anew."""
 
-PATCH, LEAST_PATCHES = 32, 8
-"""Side of the squares that are taken of a tile where not all of it is checked, and the fewest."""
+LEAST_PATCHES = 8
+"""Fewest squares that are taken of a tile where not all of it is checked."""
 
 RUN_SHARE = 2
 """A check takes at most so many times what the run takes, if it takes longer than `SHORT_NS`."""
@@ -114,9 +115,10 @@ def plan_check(
     least: int | None = None
     workers, cap_bytes = limits.workers, limits.cap_bytes
     weights = work.operation.kernel.weights
-    libraries = max((BASE_MIB + FFT_MIB + NDIMAGE_MIB) * MIB, limits.resident_bytes)
+    libraries = max(BASE_MIB * MIB, limits.resident_bytes)
     sides = [side for side in (WIDE_SIDE, SIDE, 128, 64, LEAST_SIDE) if side <= _side(work)]
     built: dict[int, Recomputation] = {}
+    fitting: CheckPlan | None = None
     for without in ((), (0,), (1,), (0, 1)):
         if any(readings[number].reader is None for number in without):
             continue
@@ -139,7 +141,12 @@ def plan_check(
                 for number, reading in enumerate(readings)
             ]
             plan = CheckPlan(built[side], given[0], given[1], found, workers, cap_bytes)
-            return _keeping(plan, work, everything=everything)
+            # Better small pieces, and what they share decoded once.
+            if cap_bytes - total >= workers * sum(reading.decoded_bytes for reading in given):
+                return _keeping(plan, work, everything=everything)
+            fitting = fitting or plan
+        if fitting is not None:
+            return _keeping(fitting, work, everything=everything)
     assert least is not None
     raise MemoryCapError(
         f"a memory cap of {cap_bytes / MIB:.4g} MiB cannot be kept with {workers} "
@@ -192,7 +199,7 @@ def _keeping(plan: CheckPlan, work: Work, *, everything: bool) -> CheckPlan:
     needs = []
     for reading, reach in ((plan.input, kernel), (plan.output, (1, 1))):
         raster, chunk = reading.raster, reading.raster.chunk
-        if chunk is None or reading.reader is None:
+        if chunk is None:
             needs.append(0)
             continue
         rows, columns = (
@@ -219,11 +226,15 @@ def thinned(plan: CheckPlan, work: Work, tiles: list[Tile], build: Build) -> Che
     fixed = len(tiles) * _tile_ns(work)
     if fixed + pixels * plan.recomputation.ns_per_pixel <= budget:
         return plan
-    recomputation = build(PATCH)
-    pixel_ns = recomputation.ns_per_pixel + _PIECE_NS / PATCH**2
-    share = max(0.0, budget - fixed) / (pixels * pixel_ns)
-    if share >= 1:
-        return plan
+    # The largest squares of which there are enough: many small ones take longer.
+    for patch in (128, 64, LEAST_SIDE):
+        recomputation = build(patch)
+        pixel_ns = recomputation.ns_per_pixel + _PIECE_NS / patch**2
+        share = max(0.0, budget - fixed) / (pixels * pixel_ns)
+        if share >= 1:
+            return plan
+        if share * math.prod(work.layout.unit) >= LEAST_PATCHES * patch**2:
+            break
     return replace(plan, recomputation=recomputation, share=share)
 
 
@@ -257,21 +268,23 @@ def pieces(region: Region, side: int) -> Iterator[Region]:
             yield Region((y, x), (min(y + side, bottom), min(x + side, right)))
 
 
-def patches(tile: Tile, share: float, seed: int) -> list[Region]:
+def patches(tile: Tile, side: int, share: float, seed: int) -> list[Region]:
     """Squares of a tile: its corners, some along its edges, some anywhere.
 
     Parameters
     ----------
     tile : Tile
+    side : int
+        Of a square.
     share : float
         Of its pixels.
     seed : int
         The same squares for the same seed.
     """
-    grid = TileGrid(tile.region.shape, (PATCH, PATCH))
+    grid = TileGrid(tile.region.shape, (side, side))
     down, across = grid.grid_shape
     count = max(LEAST_PATCHES, math.ceil(share * len(grid)))
-    every = list(pieces(tile.region, PATCH))
+    every = list(pieces(tile.region, side))
     if count >= len(every):
         return every
     corners = {0, across - 1, (down - 1) * across, down * across - 1}

@@ -78,19 +78,16 @@ class Kept:
         return piece
 
 
-class NotCached(ChunkCache):
-    """What tileconv's own reader is given where it is asked: it keeps nothing."""
+class KeptChunks(ChunkCache):
+    """What tileconv's own reader is given in the place of its cache."""
 
     def __init__(self) -> None:
         self.capacity_bytes = self.loads = self.hits = self.load_bytes = self.held_bytes = 0
+        self.kept = Kept()
 
     def get(self, key: Hashable, load: Callable[[], np.ndarray]) -> np.ndarray:
-        """The chunk, loaded."""
-        del key
-        return load()
-
-    def clear(self) -> None:
-        """Nothing is held."""
+        """The chunk called `key`, from `load` if it is not held."""
+        return self.kept.get(key, load)
 
 
 class Reading:
@@ -152,7 +149,8 @@ class Reading:
 
     def keep(self, capacity_bytes: int) -> None:
         """Allow so many bytes of decoded pieces."""
-        kept = getattr(self.reader, "kept", None)
+        keeps = self.source.cache if self.reader is None else self.reader
+        kept = getattr(keeps, "kept", None)
         if kept is not None:
             kept.capacity_bytes = capacity_bytes
 

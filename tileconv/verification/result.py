@@ -25,7 +25,7 @@ class Verification:
     borders : int
         Pieces along borders of others that were checked besides.
     share : float
-        Of the pixels of each tile and piece that were checked, about; 1 for all of them.
+        Of the pixels of those units and pieces that were checked; 1 for all of them.
     pixels, pixels_total : int
         Pixels that were checked, and all of them, whatever their samples.
     input_reader, output_reader : str
@@ -110,7 +110,7 @@ def verification_table(found: Verification) -> str:
         f"{found.tiles} of {found.tiles_total} write units, {found.borders} pieces along borders"
     )
     if found.share < 1:
-        checked += f", about {100 * found.share:.3g} % of the pixels of each: all take --all"
+        checked += f", {100 * found.share:.3g} % of their pixels; all take --all"
     rows = [
         ("output", f"{found.output}: {shape}  {found.dtype}, by method {found.method}"),
         ("checked", checked),
@@ -132,7 +132,7 @@ def _place(found: Verification) -> str:
     return f"{where}: found {worst.found}, scipy gives {worst.expected}"
 
 
-def accusation(found: Verification) -> str:
+def failed_line(found: Verification) -> str:
     """One line on an output that did not pass."""
     worst, result = found.result.worst, found.result
     assert worst is not None

@@ -45,9 +45,9 @@ from tileconv.stores.source import Source
 from tileconv.verification.checking import CheckTask, told, unreadable
 from tileconv.verification.comparison import Comparison, Target
 from tileconv.verification.planning import Limits, plan_check, thinned
-from tileconv.verification.reading import NotCached, Reading, reading_of
+from tileconv.verification.reading import KeptChunks, Reading, reading_of
 from tileconv.verification.recomputation import Judged, Recomputation
-from tileconv.verification.result import Verification, accusation
+from tileconv.verification.result import Verification, failed_line
 from tileconv.verification.sampling import is_unit, sampled
 from tileconv.verification.weights import weights_of
 
@@ -117,14 +117,14 @@ def verify(
     wanted = None if everything else (samples, seed)
     found = _compared(job, wanted, each_tile or (lambda _, __: None))
     if not found.passed:
-        raise VerificationError(accusation(found), found)
+        raise VerificationError(failed_line(found), found)
     return found
 
 
 def _compared(job: Job, wanted: tuple[int, int] | None, each_tile: EachTile) -> Verification:
     """The verification of an output; `wanted` are samples and seed, None for everything."""
     path = job.output_path
-    with open_input(job, NotCached()) as source:
+    with open_input(job, KeptChunks()) as source:
         source.require_chunks()
         work = resolve(job, source.raster, source.tags, build=_Uncomputed)
         with (
@@ -225,12 +225,12 @@ def _refuse_missing_output(path: Path) -> None:
 def _open_output(path: Path, wanted: Raster) -> Source:
     """The output as a source, once its shape and dtype are the job's."""
     try:
-        output = open_source(path, missing=Missing.ERROR, cache=NotCached())
+        output = open_source(path, missing=Missing.ERROR, cache=KeptChunks())
         there = output.raster
         if there.shape == wanted.shape and there.y_axis != wanted.y_axis:
             # Axes that have no names in the file; the job knows them.
             output.close()
-            output = open_source(path, dims=wanted.dims, missing=Missing.ERROR, cache=NotCached())
+            output = open_source(path, dims=wanted.dims, missing=Missing.ERROR, cache=KeptChunks())
     except (InputError, ConfigError) as error:
         raise unreadable(error) from error
     if (there.shape, there.dtype) != (wanted.shape, wanted.dtype):
@@ -266,6 +266,9 @@ def _check(
         for done, part in enumerate(run_bounded(executor, task, tiles, plan.workers + 1), 1):
             result = result.plus(part)
             each_tile(done, count)
+    pixels = result.values // max(1, raster.samples)
+    total = raster.planes * math.prod(raster.spatial)
+    looked_at = total if sample is None else sum(tile.region.area for tile in sample)
     whole = len(units) if sample is None else sum(is_unit(units, tile) for tile in sample)
     return Verification(
         output=path,
@@ -275,9 +278,9 @@ def _check(
         tiles=whole,
         tiles_total=len(units),
         borders=0 if sample is None else len(sample) - whole,
-        share=plan.share,
-        pixels=result.values // max(1, raster.samples),
-        pixels_total=raster.planes * math.prod(raster.spatial),
+        share=pixels / looked_at if pixels else 1.0,
+        pixels=pixels,
+        pixels_total=total,
         input_reader=plan.input.name,
         output_reader=plan.output.name,
         result=result,
