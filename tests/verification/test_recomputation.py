@@ -122,6 +122,7 @@ def test_whole_sums_into_integers_are_exact_while_the_accumulator_holds_them():
     assert not recomputed(pixels * 2**24, weights, "int64", output="int64").allowed.any()
     assert recomputed(pixels, weights, "float64").allowed.all()
     assert recomputed(pixels, weights + 0.5, "float64", output="int64").allowed.all()
+    assert not recomputed(pixels, weights, "int64", output="float64").allowed.any()
     halves = recomputed(pixels, weights, "float64", output="int64", fill=0.5)
     assert halves.allowed.all()
 

@@ -227,7 +227,8 @@ def thinned(plan: CheckPlan, work: Work, tiles: list[Tile], build: Build) -> Che
     if fixed + pixels * plan.recomputation.ns_per_pixel <= budget:
         return plan
     # The largest squares of which there are enough: many small ones take longer.
-    for patch in (128, 64, LEAST_SIDE):
+    sides = [side for side in (128, 64, LEAST_SIDE) if side <= plan.recomputation.side]
+    for patch in sides:
         recomputation = build(patch)
         pixel_ns = recomputation.ns_per_pixel + _PIECE_NS / patch**2
         share = max(0.0, budget - fixed) / (pixels * pixel_ns)

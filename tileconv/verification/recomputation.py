@@ -101,7 +101,7 @@ class Recomputation:
         self._real = self._precision()
         self._whole = (
             judged.pixels.kind in "biu"
-            and judged.output.kind in "iu"
+            and (judged.output.kind in "iu" or accumulator.kind in "iu")
             and weights.are_whole
             and math.floor(fill) == fill
         )
