@@ -143,8 +143,10 @@ def plan(arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:  # 
 def verify(arguments: tuple[str, ...], as_json: bool, **options: Any) -> None:  # noqa: FBT001
     """Verify the output of a job, given as to `convolve` or to `run`.
 
-    A sample of tiles, with every corner and edge, is recomputed from the input with scipy and
-    compared, within the job's memory cap. Leaves with 9 if a pixel is out of the error bound.
+    A sample of tiles, with every corner and edge, is recomputed from the input and compared, within
+    the job's memory cap, by other readers and sums than the job's. Where that would take more than
+    twice the run, fewer pixels of each tile are compared, unless --all is given. Leaves with 9 if a
+    pixel is out of the error bound.
     It takes every option of the job, so that the same arguments can be given; those that say
     where it runs, and what it replaces, mean nothing here.
     """

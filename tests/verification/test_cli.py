@@ -109,6 +109,23 @@ def test_what_does_not_fit_is_said_with_its_code(options, wanted, says):
     assert sorted(os.listdir()) == ["out.tif", "slide.tif"]
 
 
+@pytest.mark.parametrize("compression", [None, "deflate"])
+def test_the_smallest_cap_is_kept(compression):
+    pixels = np.random.default_rng(0).random((1500, 1600))
+    tifffile.imwrite("wide.tif", pixels, rowsperstrip=500, compression=compression)
+    np.save("kernel.npy", np.random.default_rng(0).normal(size=(25, 31)))
+    job = ("wide.tif", "out.zarr", "--kernel", "kernel.npy", "--workers", "2")
+    assert call("convolve", *job, "--quiet")[0] == 0
+    code, _, err = call("verify", *job, "--memory", "20MiB")
+    assert code == 7
+    least = err.split("the smallest that can is ")[1].split()[0]
+    code, out, err = call("verify", *job, "--memory", f"{least}MiB", "--json")
+    assert (code, err) == (0, "")
+    told = json.loads(out)
+    assert told["memory"]["peak_bytes"] <= told["memory"]["planned_bytes"] <= int(least) << 20
+    assert told["share_of_each_tile"] < 1
+
+
 def test_names_that_are_not_there():
     assert call("verify", "slide.tif", "none.tif", *BOX)[0] == 2
     assert call("verify", "none.tif", "slide.tif", *BOX)[0] == 2

@@ -10,6 +10,7 @@ from tileconv.jobs.progress import Listener
 from tileconv.jobs.report import Report
 from tileconv.jobs.staging import check_output
 from tileconv.stores.absent import Bad, Missing
+from tileconv.stores.chunk_cache import ChunkCache
 from tileconv.stores.disk import free_bytes
 from tileconv.stores.formats import format_of, open_source
 from tileconv.stores.source import Source
@@ -40,8 +41,8 @@ def refuse_missing(source: Path) -> None:
         ) from None
 
 
-def open_input(job: Job) -> Source:
-    """The job's source: its file, or its made-up raster."""
+def open_input(job: Job, cache: ChunkCache | None = None) -> Source:
+    """The job's source: its file, or its made-up raster; `cache` as for `open_source`."""
     spec = job.input
     if spec.sample is not None:
         from tileconv.stores.sample_source import SampleSource
@@ -54,6 +55,7 @@ def open_input(job: Job) -> Source:
         dims=spec.axes,
         missing=Missing(spec.missing),
         bad=Bad(spec.on_bad_tile),
+        cache=cache,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -81,7 +82,13 @@ class Work:
         return self.operation.window(self.computed(region))
 
 
-def resolve(job: Job, source: Raster, tags: TiffTags | None = None) -> Work:
+BuildEngine = Callable[..., Engine]
+"""Makes an engine, as `tileconv.core.engines.build_engine` does."""
+
+
+def resolve(
+    job: Job, source: Raster, tags: TiffTags | None = None, *, build: BuildEngine = build_engine
+) -> Work:
     """What `job` computes from a raster like `source`.
 
     Parameters
@@ -91,6 +98,8 @@ def resolve(job: Job, source: Raster, tags: TiffTags | None = None) -> Work:
         Description of the input.
     tags : TiffTags or None
         Metadata a TIFF output carries on.
+    build : callable
+        What makes the engine; whoever computes nothing with it needs none.
 
     Raises
     ------
@@ -110,7 +119,7 @@ def resolve(job: Job, source: Raster, tags: TiffTags | None = None) -> Work:
             f"weights, the raster {source.spatial[0]} x {source.spatial[1]} pixels; "
             "use mode 'same'"
         )
-    values = _values(job, source.dtype, operation)
+    values = _values(job, source.dtype, operation, build)
     dtype = values.cast.dtype
     axis = source.y_axis
     output = Raster(
@@ -150,7 +159,7 @@ class _Values:
     warnings: tuple[str, ...]
 
 
-def _values(job: Job, pixels: np.dtype, operation: Operation) -> _Values:
+def _values(job: Job, pixels: np.dtype, operation: Operation, build: BuildEngine) -> _Values:
     """How the sums of pixels of a dtype are formed and cast, and the fill value as they see it."""
     kernel, fill = operation.kernel, _fill_read(operation)
     dtype = job.output_dtype(pixels) or default_output_dtype(pixels, kernel)
@@ -160,7 +169,7 @@ def _values(job: Job, pixels: np.dtype, operation: Operation) -> _Values:
     cast.check(accumulator)
     forced = job.convolution.method
     choice = choose(kernel, pixels, accumulator, output_dtype=dtype, forced=forced, fill=fill)
-    engine = build_engine(choice.method, kernel, accumulator, limbs=choice.limbs)
+    engine = build(choice.method, kernel, accumulator, limbs=choice.limbs)
     rounds = may_round(pixels, dtype, kernel, accumulator, fill)
     block_dtype = pixels
     if fill is not None:

@@ -1,1 +1,1 @@
-"""Outputs compared with what scipy makes of their inputs."""
+"""Outputs compared with what their jobs should write, recomputed apart from the jobs."""

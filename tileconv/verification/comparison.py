@@ -11,8 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tileconv.core.pixels import Cast
-
 _OVER = float(np.nextafter(1.0, 2.0))
 
 
@@ -82,18 +80,33 @@ class Bound:
         For each value, or for all; 0 where sums must be exact.
     unit : float or ndarray
         What errors are measured in: the bound, also where sums must be exact.
-    above, below : bool or ndarray of bool
-        Where sums may have left their dtype's range on the way, at its upper and its lower end:
-        that infinity is right there as well, and NaN where both are.
+    beyond : bool or ndarray of bool
+        Where sums may have left their dtype's range on the way: infinity and NaN are right
+        there as well.
     """
 
     allowed: float | np.ndarray
     unit: float | np.ndarray
-    above: bool | np.ndarray = False
-    below: bool | np.ndarray = False
+    beyond: bool | np.ndarray = False
 
 
-def compare(found: np.ndarray, sums: np.ndarray, bound: Bound, cast: Cast) -> Comparison:
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What sums become: rounded half to even and saturated in integers.
+
+    Parameters
+    ----------
+    dtype : numpy.dtype
+        Of the output.
+    nan_fill : number or None
+        What a NaN becomes in an integer dtype; None where a job refuses it.
+    """
+
+    dtype: np.dtype
+    nan_fill: float | None = None
+
+
+def compare(found: np.ndarray, sums: np.ndarray, bound: Bound, target: Target) -> Comparison:
     """Compare pixels with the sums they should come from.
 
     Complex values are judged by their parts; where the sum is not finite, a value that is not
@@ -102,18 +115,17 @@ def compare(found: np.ndarray, sums: np.ndarray, bound: Bound, cast: Cast) -> Co
     Parameters
     ----------
     found : ndarray
-        In ``cast.dtype``.
+        In ``target.dtype``.
     sums : ndarray of float64, longdouble or complex, the same shape
         scipy's. Complex where `found` is.
     bound : Bound
         Of numbers that broadcast against the shape.
-    cast : Cast
-        How the sums became pixels: rounded half to even and saturated, NaN filled.
+    target : Target
     """
     if found.size == 0:
         return Comparison()
-    expected = rounded(sums, cast)
-    right, error, units = _judge(found, expected, sums, bound, cast)
+    expected = rounded(sums, target)
+    right, error, units = _judge(found, expected, sums, bound, target)
     values = found.size
     wrong = values - int(np.count_nonzero(right))
     units = np.where(right, np.minimum(units, 1.0), np.maximum(units, _OVER))
@@ -124,7 +136,7 @@ def compare(found: np.ndarray, sums: np.ndarray, bound: Bound, cast: Cast) -> Co
     top = units == units.max()
     at = np.unravel_index(int(np.argmax(np.where(top, error, -1.0))), found.shape)
     # A NaN that has no place in an integer output: what the sum was, not what it would become.
-    told = sums if np.isnan(sums[at]) and cast.nan_fill is None else expected
+    told = sums if np.isnan(sums[at]) and target.nan_fill is None else expected
     worst = Difference(
         at=tuple(int(i) for i in at),
         found=found[at].item(),
@@ -135,13 +147,15 @@ def compare(found: np.ndarray, sums: np.ndarray, bound: Bound, cast: Cast) -> Co
     return Comparison(values, wrong, largest, worst)
 
 
-def rounded(sums: np.ndarray, cast: Cast) -> np.ndarray:
-    """`sums` in ``cast.dtype``: `Cast.store` of a job, in numpy alone, without its counts.
+def rounded(sums: np.ndarray, target: Target) -> np.ndarray:
+    """`sums` in ``target.dtype``, in numpy alone.
 
     NaN becomes the fill in an integer dtype, and 0 where there is none.
     """
-    dtype = cast.dtype
+    dtype = target.dtype
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        if dtype == np.float16:
+            return _odd(sums).astype(dtype)
         if dtype.kind not in "iu":
             return sums.astype(dtype)
         info = np.iinfo(dtype)
@@ -151,21 +165,33 @@ def rounded(sums: np.ndarray, cast: Cast) -> np.ndarray:
         out = np.where(inside, whole, 0).astype(dtype)
         out[whole >= top] = info.max
         out[whole < info.min] = info.min
-        out[np.isnan(sums)] = 0 if cast.nan_fill is None else int(cast.nan_fill)
+        out[np.isnan(sums)] = 0 if target.nan_fill is None else int(target.nan_fill)
     return out
 
 
+def _odd(sums: np.ndarray) -> np.ndarray:
+    """`sums` in double, the last bit set where that is not exact, so that it does not end a tie.
+
+    numpy rounds long double to half precision by way of single, that is twice.
+    """
+    near = sums.astype(np.float64)
+    inexact = near != sums
+    even = near.view(np.int64) & 1 == 0
+    beside = np.nextafter(near, np.where(sums > near, np.inf, -np.inf))
+    return np.where(inexact & even & np.isfinite(near), beside, near)
+
+
 def _judge(
-    found: np.ndarray, expected: np.ndarray, sums: np.ndarray, bound: Bound, cast: Cast
+    found: np.ndarray, expected: np.ndarray, sums: np.ndarray, bound: Bound, target: Target
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Whether each value is right, its error, and that in units of the bound."""
     if found.dtype.kind == "c":
-        return _judge_complex(found, expected, sums, bound, cast)
+        return _judge_complex(found, expected, sums, bound)
     most = np.finfo(sums.dtype).max
     # A sum that has just left the range here may just have stayed inside there.
-    inside = np.where(bound.above | bound.below, np.clip(sums, -most, most), sums)
+    inside = np.where(bound.beyond, np.clip(sums, -most, most), sums)
     with np.errstate(over="ignore", invalid="ignore"):
-        low, high = (rounded(inside + by, cast) for by in (-bound.allowed, bound.allowed))
+        low, high = (rounded(inside + by, target) for by in (-bound.allowed, bound.allowed))
     same = found == expected
     right = (low <= found) & (found <= high)
     lost = np.isnan(sums)
@@ -173,32 +199,32 @@ def _judge(
         both = lost & np.isnan(found)
         right |= both
         same |= both
-        top, bottom, neither = found == np.inf, found == -np.inf, np.isnan(found)
+        excused = ~np.isfinite(found)
     else:
         # Without a fill the job could not have written anything here.
-        right &= ~(lost & (cast.nan_fill is None))
+        right &= ~(lost & (target.nan_fill is None))
         same &= right | ~lost
-        info, fill = np.iinfo(cast.dtype), cast.nan_fill
-        top, bottom = found == info.max, found == info.min
-        neither = np.zeros_like(top) if fill is None else found == int(fill)
-    excused = (bound.above & top) | (bound.below & bottom) | (bound.above & bound.below & neither)
+        info, fill = np.iinfo(target.dtype), target.nan_fill
+        excused = (found == info.max) | (found == info.min)
+        if fill is not None:
+            excused |= found == int(fill)
     # A NaN of the input stays one, whatever else is lost on the way.
-    excused &= ~lost
+    excused &= bound.beyond & ~lost
     error, units = _distances(found, expected, sums, bound, same | excused)
     error[lost & ~(right | excused)] = np.inf
     return right | excused, error, units
 
 
 def _judge_complex(
-    found: np.ndarray, expected: np.ndarray, sums: np.ndarray, bound: Bound, cast: Cast
+    found: np.ndarray, expected: np.ndarray, sums: np.ndarray, bound: Bound
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    part = Cast(found.real.dtype, nan_fill=cast.nan_fill)
+    part = Target(found.real.dtype)
     real = _judge(found.real, expected.real, sums.real, bound, part)
     imaginary = _judge(found.imag, expected.imag, sums.imag, bound, part)
     right = real[0] & imaginary[0]
     error, units = (np.maximum(a, b) for a, b in zip(real[1:], imaginary[1:], strict=True))
     either = ~np.isfinite(found)
-    excused = either & (~np.isfinite(expected) | bound.above | bound.below)
+    excused = either & (~np.isfinite(expected) | bound.beyond)
     error[excused], units[excused] = 0, 0
     return right | excused, error, units
 

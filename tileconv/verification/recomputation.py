@@ -1,310 +1,301 @@
-"""What scipy makes of a block in double precision: the second opinion `verify` asks for.
+"""What the sums of a block should be, and how far a job's may be from that: the second opinion.
 
-No code here is shared with the engines whose work it judges. Up to `CHAINED_TAPS` weights it
-is ``scipy.ndimage.correlate``, beyond that ``scipy.fft``, whose error in double is far below
-the bound of any job. What those two cannot do as scipy.signal does it (NaN times 0, infinity,
-huge pixels in a transform) is taken out first and put back where the kernel reaches it.
+The bound is each pixel's own: ``64 eps S M + n t``, with S the sum of the magnitudes of n
+weights, M the largest pixel of the window, eps and t of the dtype the job forms its sums in.
+The sums here are off by a small part of that at most, wherever in a block they are.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from tileconv.core.engines.fft import USUAL
-from tileconv.core.engines.slabs import SLACK_BYTES
-from tileconv.core.factors import Factors
 from tileconv.core.grid import Shape
-from tileconv.core.kernels import Kernel
-from tileconv.core.overlap_save import fast_length
-from tileconv.core.pixels import CHAINED_TAPS, Cast, CastCounts
+from tileconv.core.methods import Method
+from tileconv.verification.extending import Block
+from tileconv.verification.sums import Found, Sums, modulo, resolved, whole_sums
+from tileconv.verification.transforms import window_most
+from tileconv.verification.weights import Weights
 
-SIDE, WIDE_SIDE = 256, 512
-"""Rows and columns computed at a time, at most; the second for kernels beyond half the first.
-Arrays of 256 x 256 stay below the size that the allocator gives back and asks for anew."""
+ERROR_FACTOR, TRANSFORM_ERROR = 64, 2.0**-40
+"""Of the bound: eps are multiplied by it, and what stands for that in transforms in double."""
 
-EXACT_DIRECT, EXACT_FFT = 2.0**53, 2.0**40
-"""Sums of whole numbers up to here are exact: in double, and after rounding a transform's."""
+OWN_PART = 2.0**-6
+"""How much of a bound the sums here may be off at most; most are off by far less."""
 
-_PIXELS_EXPONENT = 800
-"""Pixels up to 2**800 times such weights stay far inside the range of a double."""
+_DOUBLE_NS, _WIDE_NS = 100.0, 650.0
+"""Time of a pixel besides its sum, in double and in long double; 2-core x86-64, 2026-11."""
 
-_WEIGHTS_EXPONENT = 100
-"""scipy.ndimage leaves out weights up to 2e-16; with the largest at about 2**100, none counts."""
+_MODERATE = 1e100
+"""Weights up to here, and sums of weights down to its inverse, are safe in double."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Correlation:
-    """``out[i] = sum over t of weights[t] * x[i + t]`` for one array of real weights.
+class Expected:
+    """What sums should be; every array has the shape (rows, columns, samples).
 
     Parameters
     ----------
-    weights : ndarray, 2-D
-        float64 or longdouble, scaled by a power of two.
-    exponent : int
-        Of the power of two that takes the scale back.
-    size : (int, int) or None
-        Of transforms; None for scipy.ndimage.
-    spectrum : ndarray or None
-        The conjugate of the weights' transform.
+    sums : ndarray
+        Real or complex. NaN and infinite where scipy.signal's would be.
+    allowed : ndarray
+        How far the job's may be off; 0 where they must be exact.
+    unit : ndarray
+        What errors are measured in: the bound, also where sums must be exact.
+    beyond : ndarray of bool
+        Where S M is outside the accumulator's range: infinity and NaN are right there too.
     """
 
-    weights: np.ndarray
-    exponent: int
-    size: Shape | None
-    spectrum: np.ndarray | None
-
-    @classmethod
-    def of(cls, weights: np.ndarray, size: Shape | None) -> _Correlation:
-        """The correlation with `weights`, finite ones."""
-        shift = _WEIGHTS_EXPONENT - math.frexp(float(np.abs(weights).max()))[1]
-        scaled = np.ldexp(weights, shift)
-        if size is None:
-            return cls(scaled, -shift, None, None)
-        from scipy import fft
-
-        return cls(scaled, -shift, size, np.conj(fft.rfft2(scaled, size, workers=1)))
-
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        """The valid part for finite real pixels; overflows only where the result does."""
-        x = x.astype(self.weights.dtype)
-        # No more than that needs: small pixels beside huge ones would lose their last bits.
-        exponent = max(0, math.frexp(float(max(x.max(), -x.min())))[1] - _PIXELS_EXPONENT)
-        x = np.ldexp(x, -exponent)
-        (kr, kc), (rows, columns) = self.weights.shape, x.shape
-        if self.size is None:
-            from scipy import ndimage
-
-            sums = ndimage.correlate(x, self.weights, mode="constant")[kr // 2 :, kc // 2 :]
-        else:
-            from scipy import fft
-
-            spectrum = fft.rfft2(x, self.size, workers=1)
-            spectrum *= self.spectrum
-            sums = fft.irfft2(spectrum, self.size, overwrite_x=True, workers=1)
-        with np.errstate(over="ignore", under="ignore"):
-            return np.asarray(
-                np.ldexp(sums[: rows - kr + 1, : columns - kc + 1], exponent + self.exponent)
-            )
+    sums: np.ndarray
+    allowed: np.ndarray
+    unit: np.ndarray
+    beyond: np.ndarray
 
 
-class ScipyEngine:
-    """An `Engine` that is scipy, in double precision or the accumulator's if that is wider.
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What of a job's way of computing decides how far its sums may be off.
 
     Parameters
     ----------
-    kernel : Kernel
-        A job's: weights of 0 count.
-    judged : numpy.dtype
-        What the job that is verified forms its sums in; it has seen the weights in that.
-    lattice : (int, int)
-        Of the job's engine, so that a tile's window holds all that engine has seen.
-    factors : Factors or None
-        What the job's engine has made of the kernel, where it is a sum of terms.
+    accumulator : numpy.dtype
+        What it forms its sums in.
+    method : str
+        How it applies its kernel.
+    fill : number or None
+        What pixels outside the raster are, as the user wrote it; None under any other rule
+        than ``fill``.
+    pixels, output : numpy.dtype
+        Of the rasters.
     """
 
-    method = "reference"
+    accumulator: np.dtype
+    method: str
+    fill: float | None
+    pixels: np.dtype
+    output: np.dtype
 
-    def __init__(
-        self, kernel: Kernel, judged: np.dtype, lattice: Shape, factors: Factors | None = None
-    ) -> None:
-        self.kernel = kernel
-        self.factors = factors
-        self.judged = judged
-        self.lattice = lattice
-        self.accumulator = np.result_type(judged, np.float64)
-        real = self.accumulator.type(0).real.dtype
-        # scipy.ndimage sums in double only.
-        self.direct = kernel.weights.size <= CHAINED_TAPS and real == np.float64
-        kr, kc = kernel.shape
-        self.side = SIDE if max(kr, kc) <= SIDE // 2 else WIDE_SIDE
-        self._size = (
-            None
-            if self.direct
-            else (fast_length(self.side + kr - 1), fast_length(self.side + kc - 1))
-        )
-        weights = kernel.weights.astype(self.accumulator)
-        self._real = _Correlation.of(weights.real.astype(real), self._size)
-        self._imaginary = (
-            _Correlation.of(weights.imag.astype(real), self._size) if weights.imag.any() else None
-        )
-        single = judged.itemsize // (1 + (judged.kind == "c")) == 4
-        # Of numpy, lest comparing narrower floats with it makes it one of them.
-        self.usual = np.float64(USUAL[4 if single else 8])
 
-    preparing_bytes = 0
+class Recomputation:
+    """The sums of blocks under one kernel.
+
+    Parameters
+    ----------
+    weights : Weights
+    judged : Judged
+    side : int
+        Rows and columns of what is computed at a time, at most.
+    """
+
+    def __init__(self, weights: Weights, judged: Judged, side: int) -> None:
+        self.weights, self.side = weights, side
+        accumulator = self.accumulator = judged.accumulator
+        fill = 0.0 if judged.fill is None else judged.fill
+        self._fill: Any = _as_summed(fill, accumulator)
+        self._total = weights.total
+        self._is_complex = accumulator.kind == "c"
+        self._set_bound(judged.method)
+        self._real = self._precision()
+        self._whole = (
+            judged.pixels.kind in "biu"
+            and (judged.output.kind in "iu" or accumulator.kind in "iu")
+            and weights.are_whole
+            and math.floor(fill) == fill
+        )
+        wide = accumulator.itemsize // (1 + self._is_complex) > np.dtype(np.float64).itemsize
+        slack = OWN_PART * (self._factor or float(np.finfo(np.float64).eps))
+        values = weights.values
+        self._parts = [
+            Sums(part.astype(self._real), slack, side, compensated=wide)
+            for part in ([values.real, values.imag] if values.dtype.kind == "c" else [values])
+        ]
+        # Whole sums come from what they are modulo 2**64, and nearly.
+        self._by_remainder = self._whole and self._real != np.float64
+        self._remainders = modulo(values) if self._by_remainder else None
+
+    def _set_bound(self, method: str) -> None:
+        """The numbers of the bound, and how large whole sums are exact in the accumulator."""
+        if self.accumulator.kind not in "fc":
+            self._factor, self._least, self._most = 0.0, np.longdouble(0), np.longdouble(np.inf)
+            self._exact = np.longdouble(np.inf)
+            return
+        info = np.finfo(self.accumulator)
+        self._factor = ERROR_FACTOR * float(info.eps)
+        if method == Method.FFT and info.bits == 64:
+            self._factor = max(self._factor, TRANSFORM_ERROR)
+        self._least = self.weights.values.size * np.longdouble(info.smallest_subnormal)
+        self._most = np.longdouble(info.max)
+        self._exact = np.longdouble(2.0) ** (info.nmant + 1)
+
+    def _precision(self) -> np.dtype:
+        """Double where a job sums in single precision, else long double."""
+        moderate = self.weights.largest < _MODERATE and (
+            not self._total or self._total > 1 / _MODERATE
+        )
+        single = self.accumulator in (np.float32, np.complex64)
+        return np.dtype(np.float64 if single and moderate else np.longdouble)
 
     @property
     def held_bytes(self) -> int:
         """Bytes of weights and spectra."""
-        return sum(
-            part.weights.nbytes + (0 if part.spectrum is None else part.spectrum.nbytes)
-            for part in (self._real, self._imaginary)
-            if part is not None
-        )
-
-    @property
-    def exact(self) -> float:
-        """Sums of whole numbers up to here are exact once they are rounded."""
-        return EXACT_DIRECT if self.direct else EXACT_FFT
+        return sum(part.held_bytes for part in self._parts) + 24 * self.weights.values.size
 
     @property
     def ns_per_pixel(self) -> float:
         """Roughly, on one core, 2-core x86-64, 2026-11; comparing included."""
-        parts = 4 if self.accumulator.kind == "c" else 1
-        if self._size is None:
-            return parts * (15 + 0.45 * self.kernel.weights.size)
-        return parts * (15 + 15 * math.prod(self._size) / self.side**2)
+        inputs = 2 if self._is_complex else 1
+        besides = (_DOUBLE_NS if self._real == np.float64 else _WIDE_NS) * inputs
+        if self._by_remainder:
+            return besides + 1.2 * self.weights.values.size
+        return besides + inputs * sum(part.ns_per_pixel for part in self._parts)
 
-    def workspace_bytes(self, shape: Shape, samples: int, block: np.dtype, out: np.dtype) -> int:
-        """Bytes that judging a block of `shape` allocates, piece by piece."""
+    def workspace_bytes(self, shape: Shape, samples: int, pixels: np.dtype, out: np.dtype) -> int:
+        """Bytes that judging `shape` outputs allocates, their block included."""
         rows, columns = (min(self.side, length) for length in shape)
-        (kr, kc), item = self.kernel.shape, self.accumulator.itemsize
+        (kr, kc), item = self.weights.shape, self._real.itemsize
         window = (rows + kr - 1) * (columns + kc - 1)
-        # Pixels, scaled pixels, sums; or padded pixels, their spectrum, and sums.
-        sums = (3 * window if self._size is None else 4 * math.prod(self._size) + window) * item
-        if block.kind in "fc":
-            # What is taken out, where it was, and sums of that.
-            sums += window * (2 * item + 16)
+        # As it is read, spread along one axis, and along both.
+        block = 3 * window * samples * pixels.itemsize
+        # Pixels of both parts, their magnitudes and maxima, and masks.
+        sample = (6 + 3 * self._is_complex) * window * item + 8 * window
+        if pixels.kind in "fc":
+            sample += 6 * 8 * window  # transforms of masks
+        sums = max(part.workspace_bytes(window) for part in self._parts)
         # The sums, both limits, what is expected, its error, and masks.
-        compared = rows * columns * samples * (8 * max(item, out.itemsize) + 32)
-        return sums + compared + SLACK_BYTES
+        wide = max(item * (1 + self._is_complex), out.itemsize)
+        compared = rows * columns * samples * (12 * wide + 32)
+        return block + sample + sums + compared
 
-    def apply(self, block: np.ndarray, out: np.ndarray, cast: Cast) -> CastCounts:
-        """Compute `out`, of at most `side` rows and columns, from `block`; see `Engine`."""
-        counts = CastCounts()
-        for sample in range(block.shape[2]):
-            counts = counts.plus(cast.store(self._sums(block[..., sample]), out[..., sample]))
-        return counts
+    def prepare(self) -> None:
+        """Load what scipy needs, before threads would."""
+        x = np.ones(self.weights.shape, self._real)
+        for part in self._parts:
+            part(x, np.ones((1, 1), self._real))
 
-    def reached(self, marked: np.ndarray) -> np.ndarray:
-        """Outputs, of shape (rows, columns, samples), with a marked pixel under the kernel."""
-        everywhere = np.ones(self.kernel.shape, dtype=bool)
-        parts = [self._hits(marked[..., s], everywhere) for s in range(marked.shape[2])]
-        return np.stack(parts, axis=-1)
+    def expect(self, block: Block) -> Expected:
+        """What the sums of a block should be."""
+        samples = [self._sample(block, number) for number in range(block.pixels.shape[2])]
+        return Expected(*(np.stack(arrays, axis=-1) for arrays in zip(*samples, strict=True)))
 
-    def swings(self, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """How far above and below 0 the job's sums of finite pixels may be on the way.
+    def _sample(self, block: Block, number: int) -> tuple[np.ndarray, ...]:
+        """Sums, allowed errors, units and where they are beyond the range, of one sample."""
+        parts = self._pixels(block, number)
+        finite = np.logical_and.reduce([np.isfinite(part) for part in parts])
+        clean = parts
+        if not finite.all():
+            clean = [np.where(finite, part, part.dtype.type(0)) for part in parts]
+        with np.errstate(over="ignore"):
+            sizes = np.abs(clean[0]) if len(parts) == 1 else np.hypot(*clean)
+        most = window_most(sizes, self.weights.shape)
+        # In long double nothing overflows.
+        reach = self._total.astype(self._real) * most
+        unit = np.where(most > 0, self._factor * reach + self._least.astype(self._real), 0)
+        allowed = unit
+        if self._whole:
+            allowed = np.where(reach <= self._exact, 0, unit).astype(self._real)
+        beyond = reach > self._most
+        if self._by_remainder:
+            sums = self._whole_sums(block, number, clean[0], float(reach.max(initial=0)))
+        else:
+            sums = self._sums(clean, allowed, unit)
+            sums[most == 0] = 0
+        if not finite.all():
+            self._put_back(sums, parts, ~finite, beyond)
+        if self.accumulator.kind in "iu":
+            unit = np.ones_like(unit)
+        return sums, allowed, unit, beyond
 
-        In whatever order products are added, no partial sum exceeds that of the positive ones.
-        What is complex swings both ways, as far as magnitudes go.
+    def _pixels(self, block: Block, number: int) -> list[np.ndarray]:
+        """Real pixels, or the parts of complex ones, in the precision of the sums here."""
+        if block.pixels.dtype.kind != "c":
+            fill = self._fill.real if self._is_complex else self._fill
+            return [block.sample(number, self._real, fill)]
+        wide = np.result_type(self._real, np.complex64)
+        values = block.sample(number, wide, self._fill)
+        return [np.ascontiguousarray(values.real), np.ascontiguousarray(values.imag)]
 
-        Returns
-        -------
-        (ndarray, ndarray)
-            Of shape (rows, columns, samples).
-        """
-        above, below = self._signed_weights()
-        parts = [self._swings(block[..., s], above, below) for s in range(block.shape[2])]
-        up, down = zip(*parts, strict=True)
-        return np.stack(up, axis=-1), np.stack(down, axis=-1)
+    def _sums(self, x: list[np.ndarray], allowed: np.ndarray, unit: np.ndarray) -> np.ndarray:
+        """Sums of finite pixels, each within a small part of what is allowed."""
+        enough = OWN_PART * unit
+        if self._whole:
+            # Off by less than a half, whole sums come out exact.
+            enough = np.where(allowed > 0, enough, 0.25)
+        real = self._added(x[0], self._parts[0], enough)
+        if not self._is_complex:
+            if self._whole:
+                np.rint(real, where=allowed == 0, out=real)
+            return real
+        sums = np.empty(real.shape, np.result_type(self._real, np.complex64))
+        sums.real, sums.imag = real, 0
+        if len(x) > 1:
+            sums.imag += self._added(x[1], self._parts[0], enough)
+        if len(self._parts) > 1:
+            sums.imag += self._added(x[0], self._parts[1], enough)
+            if len(x) > 1:
+                sums.real -= self._added(x[1], self._parts[1], enough)
+        return sums
 
-    @property
-    def growth(self) -> float:
-        """No sum swings further than this times the largest pixel; infinite if a weight is."""
-        if self.factors is None:
-            with np.errstate(over="ignore"):
-                held = np.isfinite(self.kernel.weights.astype(self.judged))
-            return self.kernel.gain if held.all() else math.inf
-        columns, rows = (
-            np.abs(f).sum(axis=1, dtype=np.float64)
-            for f in (self.factors.columns, self.factors.rows)
-        )
-        return float(columns @ rows)
+    def _added(self, x: np.ndarray, part: Sums, enough: np.ndarray) -> np.ndarray:
+        """Sums of one part, those anew, product by product, that may be too far off."""
+        found: Found = part(x, enough)
+        doubtful = (found.error > enough) & (enough > 0)
+        if doubtful.any():
+            found.sums[doubtful] = part.at(x, np.argwhere(doubtful))
+        return found.sums
 
-    def _signed_weights(self) -> tuple[np.ndarray, np.ndarray]:
-        """Positive weights, and the magnitudes of negative ones, summed over terms."""
-        terms = [self.kernel.weights.astype(self.accumulator)]
-        if self.factors is not None:
-            columns, rows = (
-                f.astype(self.accumulator) for f in (self.factors.columns, self.factors.rows)
-            )
-            terms = [np.outer(c, r) for c, r in zip(columns, rows, strict=True)]
-        if self.accumulator.kind == "c":
-            sizes = np.asarray(sum(np.abs(term) for term in terms))
-            return sizes, np.zeros_like(sizes)
-        above, below = (sum(np.maximum(s * term, 0) for term in terms) for s in (1, -1))
-        return np.asarray(above), np.asarray(below)
+    def _whole_sums(self, block: Block, number: int, x: np.ndarray, reach: float) -> np.ndarray:
+        """Exact sums of whole numbers, in long double."""
+        assert self._remainders is not None
+        values = modulo(block.pixels[..., number])
+        fill = np.uint64(int(self._fill) % (1 << 64))
+        values[block.outside_rows] = fill
+        values[:, block.outside_columns] = fill
+        near = self._parts[0](x, np.ones((1, 1))).sums if reach >= 2.0**62 else None
+        return resolved(whole_sums(values, self._remainders), near)
 
-    def _swings(
-        self, x: np.ndarray, above: np.ndarray, below: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """`swings` of one sample."""
-
-        def correlated(weights: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-            return _Correlation.of(weights, self._size)(pixels)
-
-        finite = np.isfinite(x)
-        if self.accumulator.kind == "c":
-            both = correlated(above, np.where(finite, sizes_of(x), 0))
-            return both, both
-        plus, minus = (np.where(finite & part, x, x.dtype.type(0)) for part in (x > 0, x < 0))
-        return (
-            correlated(above, plus) - correlated(below, minus),
-            correlated(below, plus) - correlated(above, minus),
-        )
-
-    def _sums(self, x: np.ndarray) -> np.ndarray:
-        """Sums of one sample, as scipy.signal would form them."""
-        finite = np.isfinite(x)
-        if finite.all():
-            return self._finite(x)
-        sums = self._finite(np.where(finite, x, x.dtype.type(0)))
-        everywhere = np.ones(self.kernel.shape, dtype=bool)
-        if self.accumulator.kind == "c":
+    def _put_back(
+        self, sums: np.ndarray, x: list[np.ndarray], lost: np.ndarray, beyond: np.ndarray
+    ) -> None:
+        """Set what scipy.signal makes of pixels that are infinite or NaN, in place."""
+        if self._is_complex:
             # Which parts become NaN depends on how products are formed; none stays finite.
-            sums[self._hits(~finite, everywhere)] = complex(np.nan, np.nan)
-            return sums
-        weights = self.kernel.weights.astype(self.judged)
-        plus, minus = x == np.inf, x == -np.inf
-        up = self._hits(plus, weights > 0) | self._hits(minus, weights < 0)
-        down = self._hits(plus, weights < 0) | self._hits(minus, weights > 0)
-        lost = self._hits(np.isnan(x), everywhere) | self._hits(plus | minus, weights == 0)
+            sums[window_most(lost, self.weights.shape)] = complex(np.nan, np.nan)
+            return
+        weights, pixels = self.weights.values, x[0]
+        plus, minus, nan = pixels == np.inf, pixels == -np.inf, np.isnan(pixels)
+        above, below = weights > 0, weights < 0
+        up = _hits(plus, above) | _hits(minus, below)
+        down = _hits(plus, below) | _hits(minus, above)
+        none = window_most(nan, weights.shape) | _hits(plus | minus, weights == 0)
         sums[up], sums[down] = np.inf, -np.inf
-        sums[lost | (up & down)] = np.nan
-        return sums
-
-    def _finite(self, x: np.ndarray) -> np.ndarray:
-        """Sums of finite pixels; in a transform, huge ones apart, that they drown nothing."""
-        if self.direct or x.dtype.kind not in "fc":
-            return self._complex(x)
-        huge = np.abs(x) > self.usual
-        if not huge.any():
-            return self._complex(x)
-        sums = self._complex(np.where(huge, x.dtype.type(0), x))
-        far = self._complex(np.where(huge, x, x.dtype.type(0)))
-        touched = self._hits(huge, np.ones(self.kernel.shape, dtype=bool))
-        return np.asarray(np.where(touched, sums + far, sums))
-
-    def _complex(self, x: np.ndarray) -> np.ndarray:
-        """Sums of finite pixels of any kind: real ones, of each part with each part."""
-        if self.accumulator.kind != "c":
-            return self._real(x)
-        # Part by part: infinity times 1j would be NaN in the other.
-        real, imaginary = self._real(x.real), self._real(x.imag)
-        if self._imaginary is not None:
-            real -= self._imaginary(x.imag)
-            imaginary += self._imaginary(x.real)
-        sums = np.empty(real.shape, self.accumulator)
-        sums.real, sums.imag = real, imaginary
-        return sums
-
-    def _hits(self, marked: np.ndarray, footprint: np.ndarray) -> np.ndarray:
-        """Outputs with a marked pixel under a weight of the footprint."""
-        (kr, kc), (rows, columns) = self.kernel.shape, marked.shape
-        if not marked.any() or not footprint.any():
-            return np.zeros((rows - kr + 1, columns - kc + 1), dtype=bool)
-        count = _Correlation.of(footprint.astype(np.float64), self._size)(marked)
-        return count > 0.5
+        sums[none | (up & down)] = np.nan
+        with np.errstate(over="ignore", under="ignore"):
+            held = weights.astype(self.accumulator)
+        unheld = ((held == 0) & (weights != 0)) | ~np.isfinite(held)
+        # Infinity times a weight that the accumulator may not hold is whatever it is.
+        beyond |= _hits(plus | minus, unheld)
 
 
-def sizes_of(x: np.ndarray) -> np.ndarray:
-    """Magnitudes of pixels; those of finite complex ones are finite as well."""
-    if x.dtype.kind != "c":
-        return np.asarray(np.abs(x))
+def _as_summed(fill: float, accumulator: np.dtype) -> Any:
+    """A fill value in the dtype that sums are formed in."""
+    if accumulator.kind in "iu":
+        return int(fill)
     with np.errstate(over="ignore"):
-        sizes = np.asarray(np.abs(x))
-    # 3e38 in both parts exceeds what its dtype holds; the bound has room for the root of 2.
-    return np.where(np.isfinite(x), np.minimum(sizes, np.finfo(sizes.dtype).max), sizes)
+        return np.asarray(fill).astype(accumulator)[()]
+
+
+def _hits(marked: np.ndarray, footprint: np.ndarray) -> np.ndarray:
+    """Outputs with a marked pixel under a weight of the footprint; those are counted."""
+    rows, columns = (n - k + 1 for n, k in zip(marked.shape, footprint.shape, strict=True))
+    if not marked.any() or not footprint.any():
+        return np.zeros((rows, columns), dtype=bool)
+    from scipy import fft
+
+    size = [fft.next_fast_len(length, real=True) for length in marked.shape]
+    spectrum = fft.rfft2(marked.astype(np.float64), size, workers=1)
+    spectrum *= np.conj(fft.rfft2(footprint.astype(np.float64), size, workers=1))
+    count = fft.irfft2(spectrum, size, workers=1)[:rows, :columns]
+    return np.asarray(count > 0.5)

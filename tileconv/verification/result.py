@@ -21,11 +21,15 @@ class Verification:
     dtype, method : str
         Of the output, and how the job applies its kernel.
     tiles, tiles_total : int
-        Write units that were checked whole, and all of them.
+        Write units that were checked, and all of them.
     borders : int
         Pieces along borders of others that were checked besides.
+    share : float
+        Of the pixels of those units and pieces that were checked; 1 for all of them.
     pixels, pixels_total : int
         Pixels that were checked, and all of them, whatever their samples.
+    input_reader, output_reader : str
+        Who read the pixels; where tileconv's own reader did, why.
     result : Comparison
         Values compared and out of the bound, the largest error, and the worst value, at
         (plane, row, column, sample).
@@ -41,8 +45,11 @@ class Verification:
     tiles: int
     tiles_total: int
     borders: int
+    share: float
     pixels: int
     pixels_total: int
+    input_reader: str
+    output_reader: str
     result: Comparison
     elapsed_s: float
     peak_memory_bytes: int
@@ -66,8 +73,11 @@ class Verification:
             "tiles": self.tiles,
             "tiles_total": self.tiles_total,
             "borders": self.borders,
+            "share_of_each_tile": self.share,
             "pixels": self.pixels,
             "pixels_total": self.pixels_total,
+            "input_reader": self.input_reader,
+            "output_reader": self.output_reader,
             "values": self.result.values,
             "values_out_of_bound": self.result.wrong,
             "largest_error": _plain(self.result.error),
@@ -99,9 +109,12 @@ def verification_table(found: Verification) -> str:
         f"{found.pixels / 1e6:.4g} of {found.pixels_total / 1e6:.4g} Mpx ({share:.3g} %): "
         f"{found.tiles} of {found.tiles_total} write units, {found.borders} pieces along borders"
     )
+    if found.share < 1:
+        checked += f", {100 * found.share:.3g} % of their pixels; all take --all"
     rows = [
         ("output", f"{found.output}: {shape}  {found.dtype}, by method {found.method}"),
         ("checked", checked),
+        ("read by", f"{found.input_reader}; the output by {found.output_reader}"),
         ("wrong", f"{result.wrong} of {result.values} values"),
         ("error", f"{result.error:.3g} at most, {0 if worst is None else worst.units:.3g} bounds"),
     ]
@@ -119,7 +132,7 @@ def _place(found: Verification) -> str:
     return f"{where}: found {worst.found}, scipy gives {worst.expected}"
 
 
-def accusation(found: Verification) -> str:
+def failed_line(found: Verification) -> str:
     """One line on an output that did not pass."""
     worst, result = found.result.worst, found.result
     assert worst is not None
