@@ -119,7 +119,7 @@ def test_the_smallest_cap_is_kept(compression):
     code, _, err = call("verify", *job, "--memory", "20MiB")
     assert code == 7
     least = err.split("the smallest that can is ")[1].split()[0]
-    code, out, err = call("verify", *job, "--memory", f"{least}MiB", "--json")
+    code, out, err = call("verify", *job, "--memory", f"{least}MiB", "--json", "--quiet")
     assert (code, err) == (0, "")
     told = json.loads(out)
     assert told["memory"]["peak_bytes"] <= told["memory"]["planned_bytes"] <= int(least) << 20

@@ -7,6 +7,7 @@ import tifffile
 import tileconv
 from tileconv.core import boundary
 from tileconv.core.boundary import source_indices
+from tileconv.core.engines.accuracy import Accuracy
 from tileconv.core.engines.direct import DirectEngine
 from tileconv.core.kernels import Kernel
 from tileconv.core.operation import Mode, Operation
@@ -88,7 +89,7 @@ def cast(monkeypatch):
 
 
 def fft_threshold(monkeypatch):
-    monkeypatch.setattr("tileconv.core.engines.fft.USUAL", {4: np.inf, 8: np.inf})
+    monkeypatch.setattr(Accuracy, "limit", 1e30)
 
 
 def writing(monkeypatch):
