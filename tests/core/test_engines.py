@@ -16,7 +16,8 @@ from scipy import ndimage, signal
 from tileconv.core.engines import Engine, build_engine, engine_for
 from tileconv.core.engines.nonfinite import rectangles
 from tileconv.core.kernels import Kernel, named_weights
-from tileconv.core.pixels import Cast, Rule, error_bound
+from tileconv.core.pixels import Cast, Rule
+from tileconv.core.roundings import error_factor
 from tileconv.errors import ConfigError, MethodError
 
 FLOATS = ["float32", "float64", "complex64", "complex128"]
@@ -76,6 +77,11 @@ def applied(engine: Engine, block: np.ndarray, cast: Cast | None = None) -> np.n
     engine.apply(block, out, cast)
     np.testing.assert_array_equal(block, before)
     return out
+
+
+def error_bound(gain: float, largest: float, dtype: np.dtype) -> float:
+    """Largest error where a pixel of a window is the largest of all."""
+    return error_factor(dtype, transformed=False) * gain * largest
 
 
 def assert_within_bound(got: np.ndarray, block: np.ndarray, kernel: Kernel) -> None:

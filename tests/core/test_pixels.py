@@ -15,7 +15,6 @@ from tileconv.core.pixels import (
     Cast,
     CastCounts,
     Rule,
-    error_bound,
 )
 from tileconv.errors import ConfigError
 
@@ -142,12 +141,6 @@ def test_refused_casts() -> None:
         with pytest.raises(ConfigError, match=r"0 \.\. 255"):
             Cast(np.dtype(np.uint8), nan_fill=fill)
     assert Cast(np.dtype(np.float32), nan_fill=1.5).nan_fill == 1.5
-
-
-def test_error_bound() -> None:
-    assert error_bound(2.0, 3.0, np.dtype(np.float32)) == 64 * 2.0**-23 * 6
-    assert error_bound(2.0, 3.0, np.dtype(np.complex128)) == 64 * 2.0**-52 * 6
-    assert error_bound(2.0, 3.0, np.dtype(np.int32)) == 0
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tileconv.core.engines.summation import Taps, Window, block_width, correlate
-from tileconv.core.pixels import CHAINED_TAPS
+from tileconv.core.roundings import CHAINED_TAPS
 
 DTYPES = [np.dtype(code) for code in "bBhHiIlLfd"]
 

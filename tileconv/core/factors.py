@@ -8,14 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from tileconv.core.kernels import Kernel
-from tileconv.core.pixels import ERROR_FACTOR
-from tileconv.core.roundings import scaled
+from tileconv.core.roundings import ERROR_FACTOR, scaled
 
 MAX_TERMS = 16
 """More terms than this have never been faster than transforms (see methods.py)."""
 
 TRUNCATION = 8
-"""Part of `pixels.ERROR_FACTOR` that what a sum of terms leaves out of a kernel may use."""
+"""Part of `roundings.ERROR_FACTOR` that what a sum of terms leaves out of a kernel may use."""
 
 GROWTH = 4
 """Largest ratio of the terms' gains to the kernel's: beyond it, cancellation costs accuracy."""

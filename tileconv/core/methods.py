@@ -15,8 +15,7 @@ from tileconv.core.accumulators import exact_limit, holds, whole_reach
 from tileconv.core.factors import MAX_TERMS, Factors, factorise
 from tileconv.core.kernels import Kernel
 from tileconv.core.overlap_save import plan_cells
-from tileconv.core.pixels import CHAINED_TAPS, ERROR_FACTOR
-from tileconv.core.roundings import group_size, pass_group
+from tileconv.core.roundings import CHAINED_TAPS, error_factor, group_size, pass_group
 from tileconv.errors import ConfigError, MethodError
 
 
@@ -80,10 +79,6 @@ class Choice:
 
 LIMB_BITS = 16
 """Bits of the pieces of wide integers; see `Choice.limbs`."""
-
-FFT_DOUBLE_EPS = 2.0**-40
-"""Transforms in double precision have errors below this times the kernel's gain and the largest
-pixel."""
 
 
 def _factors(kernel: Kernel, accumulator: np.dtype) -> Factors | None:
@@ -182,22 +177,14 @@ def _inexact(
             if reach is not None and not (needed.truncated and reach > exact_limit(accumulator)):
                 return None
     # Whole results come out right after rounding if the error stays below a half.
-    within = reach is not None and _error(method, accumulator) * reach < 0.5
+    error = error_factor(accumulator, transformed=method is Method.FFT)
+    within = reach is not None and error * reach < 0.5
     if accumulator.kind in "fc" and within and not needed.truncated:
         return None
     return (
         f"{method}: its rounding could change integer results, which must be exact; "
         "use method 'direct', or a float output"
     )
-
-
-def _error(method: Method, accumulator: np.dtype) -> float:
-    """The error bound of a method's sums, over the gain and the largest pixel."""
-    if accumulator.kind not in "fc":
-        return 0.0
-    if method is Method.FFT and accumulator in (np.float64, np.complex128):
-        return FFT_DOUBLE_EPS
-    return ERROR_FACTOR * float(np.finfo(accumulator).eps)
 
 
 def _limbs(
@@ -212,7 +199,7 @@ def _limbs(
     held = fill is None or holds(input_dtype, fill)
     if not (exact and held) or _no_transform(kernel, double) is not None:
         return 1
-    error = _error(Method.FFT, double) * sum(kernel.whole_sums) * 2**LIMB_BITS
+    error = error_factor(double, transformed=True) * sum(kernel.whole_sums) * 2**LIMB_BITS
     return -(-8 * input_dtype.itemsize // LIMB_BITS) if error < 0.5 else 1
 
 

@@ -1,4 +1,4 @@
-"""How sums become output pixels, and how far they may be from exact ones."""
+"""How sums become output pixels."""
 
 from __future__ import annotations
 
@@ -254,23 +254,3 @@ def as_rows(pixels: np.ndarray, dtype: np.dtype | type) -> np.ndarray | None:
             return None
         size *= length
     return pixels.reshape(len(pixels), size) if pixels.flags.aligned else None
-
-
-ERROR_FACTOR = 64
-"""Every method's error is below this many eps times the kernel's gain and the largest pixel."""
-
-
-CHAINED_TAPS = 124
-"""Most float products that can be added one after another within that: half an eps each."""
-
-
-def error_bound(gain: float, max_abs: float, accumulator: np.dtype) -> float:
-    """Largest error of a float result: ``64 * eps * gain * max_abs``; 0 for integers.
-
-    eps is that of the dtype sums are formed in, gain the sum of the absolute weights. It
-    leaves room for what blocked sums and transforms lose (Higham, Accuracy and Stability of
-    Numerical Algorithms, 2002, chapters 4 and 24).
-    """
-    if accumulator.kind not in "fc":
-        return 0.0
-    return ERROR_FACTOR * float(np.finfo(accumulator).eps) * gain * max_abs

@@ -1,10 +1,29 @@
-"""Rounding: how long sums are cut up so that it stays small, and scaling that has none."""
+"""Rounding: what sums may lose by it, how long ones are cut up, and scaling that has none."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from tileconv.core.grid import ceil_div
+
+ERROR_FACTOR = 64
+"""A float sum may be wrong by so many eps of the kernel's gain times its window's largest pixel."""
+
+CHAINED_TAPS = 124
+"""Most float products that can be added one after another within that: half an eps each."""
+
+
+def error_factor(accumulator: np.dtype, *, transformed: bool) -> float:
+    """Error a sum may have, over the kernel's gain and the largest pixel of its window.
+
+    ``64 eps`` of the accumulator, and of transforms in double precision ``2**-40``; 0 for
+    integers.
+    """
+    if accumulator.kind not in "fc":
+        return 0.0
+    if transformed and accumulator in (np.float64, np.complex128):
+        return 2.0**-40
+    return ERROR_FACTOR * float(np.finfo(accumulator).eps)
 
 
 def group_size(count: int, roundings: int) -> int | None:

@@ -22,6 +22,7 @@ import numpy as np
 
 from tileconv.core.engines.magnitudes import Magnitudes
 from tileconv.core.engines.transforms import Transform
+from tileconv.core.roundings import error_factor
 
 FORWARD, INVERSE, ECHO = 4.0, 4.5, 3.2
 """The constants A, B and C, in single precision.
@@ -143,8 +144,7 @@ def accuracy_of(
         most=transform.most,
         points=math.prod(transform.size),
         eps=float(np.finfo(transform.dtype).eps) * (1 if transform.dtype.itemsize == 4 else DOUBLE),
-        # In double precision 2**-40 stands for 64 eps.
-        allowed=2.0**-17 if single else 2.0**-40,
+        allowed=error_factor(accumulator, transformed=True),
         bias=127 if single else 1023,
         floor=math.log2(SHARE * sizes.size) + math.log2(info.smallest_subnormal) - shift,
     )

@@ -21,7 +21,8 @@ from tileconv.core.engines.summation import Summation, Taps, Window
 from tileconv.core.factors import effective_weights
 from tileconv.core.grid import Shape
 from tileconv.core.kernels import Kernel
-from tileconv.core.pixels import CHAINED_TAPS, Cast, CastCounts
+from tileconv.core.pixels import Cast, CastCounts
+from tileconv.core.roundings import CHAINED_TAPS
 
 DENSE = 0.5
 """Part of a kernel's weights that are active, from which on all are multiplied if they may be."""

@@ -10,7 +10,8 @@ import numpy as np
 from tileconv.core.engines.slabs import SLACK_BYTES, cast_bytes, pieces
 from tileconv.core.grid import Shape
 from tileconv.core.kernels import Kernel
-from tileconv.core.pixels import CHAINED_TAPS, Cast, CastCounts
+from tileconv.core.pixels import Cast, CastCounts
+from tileconv.core.roundings import CHAINED_TAPS
 
 CALL_PRODUCTS = 1 << 22
 """Products of one call: scipy.signal holds the interpreter's lock for about 0.05 s then, and

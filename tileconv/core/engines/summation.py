@@ -18,9 +18,8 @@ import numpy as np
 from tileconv.core.compiling import loop
 from tileconv.core.grid import Region, Shape, ceil_div
 from tileconv.core.loops import vectors_in_block
-from tileconv.core.pixels import CHAINED_TAPS
 from tileconv.core.processor import this_processor
-from tileconv.core.roundings import PASS_TAPS, pass_group, spare_sums
+from tileconv.core.roundings import CHAINED_TAPS, PASS_TAPS, pass_group, spare_sums
 
 
 def block_width(dtype: np.dtype) -> int:

@@ -70,7 +70,8 @@ class Windows:
         for plane, part in zip(self._planes, parts, strict=True):
             down, across = part.shape
             if exponent:
-                np.ldexp(part.astype(self.dtype, copy=False), -exponent, out=plane[:down, :across])
+                with np.errstate(over="ignore"):  # Of pixels that are dropped.
+                    np.ldexp(part.astype(self.dtype, copy=False), -exponent, plane[:down, :across])
             else:
                 plane[:down, :across] = part
             plane[:down, across:] = 0

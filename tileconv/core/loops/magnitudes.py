@@ -161,9 +161,9 @@ def levels(x, out, shift):  # type: ignore[no-untyped-def]
     shift : int
         Bits of a significand.
     """
+    exponent, significand = 255 if shift == 23 else 2047, (1 << shift) - 1
     for y in range(x.shape[0]):
         row, out_row = contiguous_row(x, y), contiguous_row(out, y)
         for i in range(row.size):
-            # Doubled, it loses its sign: only zeros are 0 then.
-            level = (row[i] >> shift) & (255 if shift == 23 else 2047)
-            out_row[i] = max(level, 1 if row[i] + row[i] != 0 else 0)
+            subnormal = 1 if row[i] & significand != 0 else 0
+            out_row[i] = max((row[i] >> shift) & exponent, subnormal)
