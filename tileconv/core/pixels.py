@@ -81,7 +81,7 @@ class Cast:
                 "ask for a complex output dtype"
             )
 
-    def store(self, values: np.ndarray, out: np.ndarray) -> CastCounts:
+    def store(self, values: np.ndarray, out: np.ndarray, *, finite: bool = False) -> CastCounts:
         """Cast `values` into `out`, of the same shape and of dtype `dtype`.
 
         Parameters
@@ -91,13 +91,16 @@ class Cast:
             whatever is not 0 is true.
         out : ndarray
             Any strides.
+        finite : bool
+            Whether no value is NaN.
         """
         rounded = self.dtype.kind in "iu" or (self.dtype.kind == "b" and self.rule is Rule.TRUNCATE)
         if not rounded or values.dtype.kind == "O":
             # A sum beyond the range of a narrower float is infinite there, as in C.
             with np.errstate(over="ignore", invalid="ignore"):
                 np.copyto(out, values, casting="unsafe")
-            unify_nans(values, out)
+            if not finite:
+                unify_nans(values, out)
             return CastCounts(clipped=self._overflowed(values, out))
         if values.dtype.kind in "biu":
             return self._store_integers(values, out)

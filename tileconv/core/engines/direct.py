@@ -15,6 +15,7 @@ from tileconv.core.engines.slabs import (
     rolling_rows,
     row_bytes,
     slab_shape,
+    stays_finite,
     windows,
 )
 from tileconv.core.engines.summation import Summation, Taps, Window
@@ -52,7 +53,7 @@ class DirectEngine:
     exact: bool = False
     _window: Window | None = field(init=False, repr=False)
     _taps: Taps | None = field(init=False, repr=False)
-    _finite: bool = field(init=False, repr=False)
+    _gain: float = field(init=False, repr=False)
 
     method = "direct"
     lattice: Shape = (1, 1)
@@ -63,7 +64,7 @@ class DirectEngine:
         weights = effective_weights(self.kernel, self.accumulator)
         roundings = size if self.exact or self.accumulator.kind in "iu" else CHAINED_TAPS
         dense = self.accumulator.kind != "c" and np.count_nonzero(active) >= DENSE * size
-        object.__setattr__(self, "_finite", self._is_finite(weights))
+        object.__setattr__(self, "_gain", self.kernel.gain)
         object.__setattr__(self, "_window", Window(weights, roundings) if dense else None)
         sparse = not dense or not bool(active.all())
         object.__setattr__(self, "_taps", Taps(weights, active, roundings) if sparse else None)
@@ -72,15 +73,6 @@ class DirectEngine:
     def held_bytes(self) -> int:
         """Bytes the engine itself holds."""
         return sum(sums.held_bytes for sums in (self._window, self._taps) if sums is not None)
-
-    @staticmethod
-    def _is_finite(weights: np.ndarray) -> bool:
-        """Whether no sum of integers, of at most 64 bits, leaves the range of the dtype."""
-        if weights.dtype.kind in "biu":
-            return True
-        with np.errstate(over="ignore", invalid="ignore"):
-            gain = float(np.abs(weights).sum())
-        return gain * 2.0**64 < float(np.finfo(weights.dtype).max)
 
     def _summation(self, block: np.dtype) -> Summation:
         """How pixels of a dtype are summed: 0 times NaN is not 0."""
@@ -124,7 +116,7 @@ class DirectEngine:
         summation = self._summation(source.dtype)
         narrow = is_narrow(out.shape[1] * samples, self.accumulator.itemsize)
         padded = summation.adds or narrow
-        finite = source.dtype.kind in "biu" and self._finite
+        finite = stays_finite(self._gain, self.accumulator, source.dtype)
         sums = Sums(out, cast, self.accumulator, down, padded=padded, finite=finite)
         for x in windows(source, self.accumulator, down, kr - 1, padded=padded):
             values = sums.of(len(x) - kr + 1)

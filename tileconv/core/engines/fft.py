@@ -14,7 +14,7 @@ from tileconv.core.engines.direct import DirectEngine
 from tileconv.core.engines.magnitudes import Magnitudes
 from tileconv.core.engines.nonfinite import Reach
 from tileconv.core.engines.passes import EASY, PATCH, Passes, Precision
-from tileconv.core.engines.slabs import SLACK_BYTES, cast_bytes, pieces
+from tileconv.core.engines.slabs import SLACK_BYTES, cast_bytes, pieces, stays_finite
 from tileconv.core.engines.transforms import Transform
 from tileconv.core.engines.windows import Sums, Windows
 from tileconv.core.factors import effective_weights
@@ -66,6 +66,7 @@ class FftEngine:
         self._reach = Reach(kernel, accumulator)
         self._direct = DirectEngine(kernel, accumulator)
         self._real = np.finfo(accumulator).dtype
+        self._gain = kernel.gain
         self._has_double = (
             self._real.itemsize == 4
             and self._window_bytes(np.dtype(np.float64)) <= DOUBLE_MAX_BYTES
@@ -104,7 +105,7 @@ class FftEngine:
     @cached_property
     def shift(self) -> int:
         """The power of 2 the kernel is divided by, 0 unless its sum is very large or small."""
-        exponent = math.frexp(self.kernel.gain)[1]
+        exponent = math.frexp(self._gain)[1]
         return exponent if abs(exponent) > EASY[self._real.itemsize] else 0
 
     def prepared(self, dtype: np.dtype) -> _Prepared:
@@ -170,7 +171,7 @@ class FftEngine:
         counts, (rows, columns, samples), (kr, kc) = CastCounts(), out.shape, self.kernel.shape
         if out.size == 0:
             return counts
-        cells = _Cells(self)
+        cells, finite = _Cells(self), stays_finite(self._gain, self.accumulator, block.dtype)
         for sample in range(samples):
             for top, bottom in pieces(rows, self._cells.step[0]):
                 for left, right in pieces(columns, self._cells.step[1]):
@@ -178,7 +179,7 @@ class FftEngine:
                     part = out[top:bottom, left:right, sample]
                     for begin, sums in cells.sums(source):
                         into = part[:, begin : begin + sums.shape[1]]
-                        counts = counts.plus(cast.store(sums, into))
+                        counts = counts.plus(cast.store(sums, into, finite=finite))
         return counts
 
 

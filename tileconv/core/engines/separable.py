@@ -19,6 +19,7 @@ from tileconv.core.engines.slabs import (
     rolling_rows,
     row_bytes,
     slab_shape,
+    stays_finite,
 )
 from tileconv.core.engines.summation import Summation, Taps, Window
 from tileconv.core.factors import Factors
@@ -51,6 +52,7 @@ class SeparableEngine:
     factors: Factors
     _reach: Reach | None = field(init=False, repr=False)
     _direct: DirectEngine | None = field(init=False, repr=False)
+    _gain: float = field(init=False, repr=False)
     _along: tuple[Summation, ...] = field(init=False, repr=False)
     _down: tuple[Summation, ...] = field(init=False, repr=False)
 
@@ -62,6 +64,8 @@ class SeparableEngine:
         floats = self.accumulator.kind in "fc"
         reach = Reach(self.kernel, self.accumulator) if floats else None
         object.__setattr__(self, "_reach", reach)
+        # As large as any partial sum may be.
+        object.__setattr__(self, "_gain", self.kernel.gain * max(1.0, self.factors.growth))
         cancels = floats and self.factors.terms > 1
         direct = DirectEngine(self.kernel, self.accumulator) if cancels else None
         object.__setattr__(self, "_direct", direct)
@@ -112,7 +116,9 @@ class SeparableEngine:
         adds = len(self._down) > 1 or any(line.adds for line in (*self._along, *self._down))
         for left, right in pieces(columns, across):
             padded = adds or is_narrow((right - left) * samples, itemsize)
-            sums = Sums(out[:, left:right], cast, self.accumulator, down, padded=padded)
+            finite = stays_finite(self._gain, self.accumulator, block.dtype)
+            part = out[:, left:right]
+            sums = Sums(part, cast, self.accumulator, down, padded=padded, finite=finite)
             self._apply(block[:, left : right + kc - 1], sums, down, padded=padded)
             counts = counts.plus(sums.counts)
         return counts
@@ -137,7 +143,8 @@ class SeparableEngine:
                     line.into(values, kept.window(), 1, add=term > 0)
                     kept.retire()
                 window = source[done : done + ready + kr - 1]
-                if self._direct and not is_finite(sums.part(values)):
+                floats = source.dtype.kind in "fc"
+                if self._direct and floats and not is_finite(sums.part(values)):
                     self._sum_directly(window, sums.part(values))
                 elif self._reach and tainted > done:
                     part = sums.part(values)

@@ -67,6 +67,21 @@ def is_narrow(values: int, itemsize: int) -> bool:
     return values * itemsize < BLOCK_BYTES
 
 
+def stays_finite(gain: float, accumulator: np.dtype, block: np.dtype) -> bool:
+    """Whether no sum leaves the accumulator's range: of integers, which have 64 bits at most.
+
+    Parameters
+    ----------
+    gain : float
+        Sum of the magnitudes of the weights; not finite if one is not.
+    accumulator, block : numpy.dtype
+        Of the sums, and of the pixels.
+    """
+    if accumulator.kind in "biu":
+        return True
+    return block.kind in "biu" and gain * 2.0**64 < float(np.finfo(accumulator).max)
+
+
 class RollingRows:
     """Rows that come in at the bottom and leave at the top, the last `halo` of them kept.
 
@@ -208,6 +223,7 @@ class Sums:
         self._done += len(sums)
         if self._straight is None:
             part = self._out[done : self._done]
-            self.counts = self.counts.plus(self._cast.store(self.part(sums), part))
+            counts = self._cast.store(self.part(sums), part, finite=self._finite)
+            self.counts = self.counts.plus(counts)
         elif not self._finite:
             unify_nans(sums, sums)
