@@ -122,6 +122,16 @@ def loop(
         return _LOOPS[key]
 
 
+def compile_ahead(
+    module: str, name: str, dtypes: tuple[np.dtype, ...], numbers: int = 0, *, fused: bool = False
+) -> None:
+    """Have a `loop` compiled and kept, not loaded: that takes milliseconds when it is used."""
+    where = f"tileconv.core.loops.{module}"
+    path = _cache_path(where, name, dtypes, numbers, fused=fused)
+    if path is None or not path.exists():
+        loop(module, name, dtypes, numbers, fused=fused)
+
+
 def compiled(function: Callable[..., Any]) -> Any:
     """A decorator for what few runs need: Numba's ``njit``, with Numba's own cache."""
     from numba import njit
@@ -145,16 +155,25 @@ def cache_folder() -> Path | None:
         return None
 
 
+def _cache_path(
+    module: str, name: str, dtypes: tuple[np.dtype, ...], numbers: int, *, fused: bool
+) -> Path | None:
+    """Where the object code of a loop is kept; None where none is."""
+    folder = cache_folder()
+    if folder is None:
+        return None
+    signature = f"{','.join(dtype.str for dtype in dtypes)};{numbers};{fused}"
+    key = hashlib.sha256(f"{_state()};{module};{name};{signature}".encode()).hexdigest()
+    return folder / f"{name}-{key[:32]}.o"
+
+
 def _machine_code(
     module: str, name: str, dtypes: tuple[np.dtype, ...], numbers: int, *, fused: bool
 ) -> tuple[str, bytes]:
     """Name and object code of a loop: from the cache, or compiled and kept there."""
-    signature = f"{','.join(dtype.str for dtype in dtypes)};{numbers};{fused}"
-    key = hashlib.sha256(f"{_state()};{module};{name};{signature}".encode()).hexdigest()
-    folder = cache_folder()
-    if folder is None:
+    path = _cache_path(module, name, dtypes, numbers, fused=fused)
+    if path is None:
         return _compile(module, name, dtypes, numbers, fused=fused)
-    path = folder / f"{name}-{key[:32]}.o"
     with contextlib.suppress(OSError):
         kept = path.read_bytes()
         digest, content = kept[:32], kept[32:]

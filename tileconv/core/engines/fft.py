@@ -9,13 +9,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tileconv.core.compiling import compile_ahead
 from tileconv.core.engines.accuracy import Accuracy, accuracy_of
 from tileconv.core.engines.direct import DirectEngine
-from tileconv.core.engines.magnitudes import Magnitudes
+from tileconv.core.engines.magnitudes import Magnitudes, levels_loop, measure_loop
 from tileconv.core.engines.nonfinite import Reach
 from tileconv.core.engines.passes import EASY, PATCH, Passes, Precision
 from tileconv.core.engines.slabs import SLACK_BYTES, cast_bytes, pieces, stays_finite
-from tileconv.core.engines.transforms import Transform
+from tileconv.core.engines.transforms import Transform, convolve_loop
 from tileconv.core.engines.windows import Sums, Windows
 from tileconv.core.factors import effective_weights
 from tileconv.core.grid import Shape
@@ -28,6 +29,9 @@ from tileconv.core.roundings import scaled
 DOUBLE_MAX_BYTES = 64 << 20
 """Largest windows that double precision is kept ready for beside single: beyond it the memory is
 worth more, and more passes in single precision serve as well."""
+
+SOON_BYTES = 8 << 20
+"""Bytes that making a spectrum may take while tiles are worked on; others are made before."""
 
 PLAIN_RATIO = 16
 """Root mean square of a cell's pixels, in units of the least that a window's largest may be, up to
@@ -94,7 +98,9 @@ class FftEngine:
     def held_bytes(self) -> int:
         """Bytes the engine itself holds."""
         spectra = sum(math.prod(self._cells.size) * 2 * real.itemsize for real in self._precisions)
-        return spectra + self._reach.held_bytes + self._direct.held_bytes
+        # What is made beside tiles has to have room beside them.
+        soon = min(self.preparing_bytes, SOON_BYTES) if self._has_double else 0
+        return spectra + soon + self._reach.held_bytes + self._direct.held_bytes
 
     @property
     def preparing_bytes(self) -> int:
@@ -109,10 +115,10 @@ class FftEngine:
         return exponent if abs(exponent) > EASY[self._real.itemsize] else 0
 
     def prepared(self, dtype: np.dtype) -> _Prepared:
-        """The kernel's transform in a precision; made, and its loops loaded, at first use."""
+        """The kernel's transform in a precision; made, and its loop loaded, at first use."""
         with self._preparing:
             if not self._prepared:
-                self._load_direct()
+                self._compile_rest()
             if dtype not in self._prepared:
                 wide = np.result_type(self.accumulator, np.float64)
                 weights = scaled(effective_weights(self.kernel, wide), -self.shift)
@@ -121,8 +127,20 @@ class FftEngine:
                 self._prepared[dtype] = _Prepared(transform, accuracy)
             return self._prepared[dtype]
 
-    def _load_direct(self) -> None:
-        """Have the loops of direct sums compiled or loaded before the first cell needs them."""
+    def prepare(self) -> None:
+        """Make what cells are summed with, but for what few need and is quickly made."""
+        first, *others = self._precisions
+        self.prepared(first)
+        if self.preparing_bytes > SOON_BYTES:
+            for real in others:
+                self.prepared(real)
+
+    def _compile_rest(self) -> None:
+        """Have compiled what only some cells need: the compiler takes memory that tiles need."""
+        compile_ahead(*levels_loop(self._real))
+        for real in self._precisions:
+            compile_ahead(*convolve_loop(real))
+            compile_ahead(*measure_loop(real), fused=True)
         block = np.zeros((*self.kernel.shape, 1), self.accumulator)
         self._direct.apply(block, np.empty((1, 1, 1), self.accumulator), Cast(self.accumulator))
 
@@ -193,6 +211,7 @@ class _Cells:
 
     def __init__(self, engine: FftEngine) -> None:
         self._engine = engine
+        engine.prepare()
         real = np.finfo(engine.accumulator).dtype
         self._accuracy = engine.prepared(real).accuracy
         self._windows = engine.windows(real)
@@ -222,6 +241,11 @@ class _Cells:
     def _finite(self, source: np.ndarray, found: Magnitudes) -> Sums:
         """The sums of a cell of finite pixels, which the windows hold."""
         windows, accuracy, served = self._windows, self._accuracy, None
+        if found.peak == 0:
+            shape = [
+                n - k + 1 for n, k in zip(source.shape, self._engine.kernel.shape, strict=True)
+            ]
+            return [(0, np.zeros(shape, self._engine.accumulator))]
         most = 2.0 ** EASY[windows.dtype.itemsize]
         if 1 / most < found.peak < most and not self._engine.shift:
             if accuracy.serves(accuracy.before(found), found.least):

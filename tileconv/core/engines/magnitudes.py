@@ -37,6 +37,17 @@ class Magnitudes(NamedTuple):
     least: float
 
 
+def measure_loop(dtype: np.dtype) -> tuple[str, str, tuple[np.dtype, ...], int]:
+    """The loop of a `Meter` of values of a dtype, as `loop` takes it, fused."""
+    return "magnitudes", "measure", (dtype, dtype, dtype, np.dtype(np.float64)), 7
+
+
+def levels_loop(dtype: np.dtype) -> tuple[str, str, tuple[np.dtype, ...], int]:
+    """The loop of `levels` of values of a real dtype, as `loop` takes it."""
+    whole, kind, _ = _BITS[dtype.itemsize]
+    return "magnitudes", "levels", (whole, kind), 1
+
+
 class Meter:
     """Measures two arrays of the same dtype, again and again.
 
@@ -58,8 +69,7 @@ class Meter:
         scratch = np.empty((5 + runs[0], planes.shape[2] + lanes), dtype)
         self._found = np.empty((2, 3))
         self._arrays = *planes, scratch, self._found
-        dtypes = dtype, dtype, dtype, self._found.dtype
-        self._measure = loop("magnitudes", "measure", dtypes, 7, fused=True).bound(*self._arrays)
+        self._measure = loop(*measure_loop(dtype), fused=True).bound(*self._arrays)
 
     def measure(self, rows: int, columns: tuple[int, int], *, together: bool) -> Magnitudes:
         """The magnitudes of the first rows, and of the first columns of each array.
@@ -101,7 +111,7 @@ def levels(x: np.ndarray) -> np.ndarray:
         return np.asarray(np.maximum(parts[:, ::2], parts[:, 1::2]))
     whole, kind, shift = _BITS[x.dtype.itemsize]
     found: np.ndarray = np.empty(x.shape, kind)
-    loop("magnitudes", "levels", (whole, kind), 1)(x.view(whole), found, shift)
+    loop(*levels_loop(x.dtype))(x.view(whole), found, shift)
     return found
 
 

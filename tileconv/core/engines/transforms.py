@@ -78,6 +78,12 @@ def _roots(k: np.ndarray, n: int) -> np.ndarray:
     return np.asarray(np.cos(angles) - 1j * np.sin(angles))
 
 
+def convolve_loop(dtype: np.dtype) -> tuple[str, str, tuple[np.dtype, ...], int]:
+    """The loop of transforms in a dtype, as `loop` takes it."""
+    line = np.dtype(np.int64), dtype, dtype
+    return "transforms", "convolve", (*[dtype] * 2, *line * 2, *[dtype] * 2), 1
+
+
 class Transform:
     """Circular correlation of pairs of windows with one kernel.
 
@@ -100,9 +106,7 @@ class Transform:
 
     def __init__(self, weights: np.ndarray, size: Shape, dtype: np.dtype) -> None:
         # Compiled first: what that takes is not there any more when the tables are made.
-        whole = np.dtype(np.int64)
-        line = whole, dtype, dtype
-        self._convolve = loop("transforms", "convolve", (*[dtype] * 2, *line * 2, *[dtype] * 2), 1)
+        self._convolve = loop(*convolve_loop(dtype))
         rows, columns = size
         lanes = this_processor().vector_bytes // dtype.itemsize
         self._down, self._along = Line.of(rows, 1, dtype), Line.of(columns, lanes, dtype)
