@@ -38,6 +38,13 @@ errors of their own, instead of being rounded from something better."""
 NOTHING = 1 << 15
 """More than the level of any pixel."""
 
+EASY = {4: 40, 8: 300}
+"""Exponents of pixels and of gains that are transformed as they are, at most, by the bytes of a
+real number: no product or sum comes near the end of its range."""
+
+SINGLE_BIAS, DOUBLE_BIAS = 127, 1023
+"""Of exponents, as IEEE 754 stores them."""
+
 SHARE = 0.95
 """Part of the bound that is left to a transform; weights and sums are rounded, too."""
 
@@ -73,6 +80,11 @@ class Accuracy:
     allowed: float
     bias: int
     floor: float
+
+    @property
+    def easy(self) -> int:
+        """Pixels up to 2 to this power, and down to its reciprocal, are transformed as they are."""
+        return EASY[4 if self.bias == SINGLE_BIAS else 8]
 
     def before(self, pixels: Magnitudes) -> float:
         """Largest error of any output, from what the pixels are."""
@@ -145,6 +157,6 @@ def accuracy_of(
         points=math.prod(transform.size),
         eps=float(np.finfo(transform.dtype).eps) * (1 if transform.dtype.itemsize == 4 else DOUBLE),
         allowed=error_factor(accumulator, transformed=True),
-        bias=127 if single else 1023,
+        bias=SINGLE_BIAS if single else DOUBLE_BIAS,
         floor=math.log2(SHARE * sizes.size) + math.log2(info.smallest_subnormal) - shift,
     )

@@ -95,7 +95,7 @@ class DirectEngine:
             rolling
             + sums
             + cast_bytes(values, columns * samples, self.accumulator, out)
-            + (SLACK_BYTES + self.held_bytes)
+            + (SLACK_BYTES + (self._taps.held_bytes if self._taps is not None else 0))
         )
 
     def apply(self, block: np.ndarray, out: np.ndarray, cast: Cast) -> CastCounts:

@@ -10,11 +10,11 @@ from typing import NamedTuple
 import numpy as np
 
 from tileconv.core.compiling import compile_ahead
-from tileconv.core.engines.accuracy import Accuracy, accuracy_of
+from tileconv.core.engines.accuracy import EASY, Accuracy, accuracy_of
 from tileconv.core.engines.direct import DirectEngine
-from tileconv.core.engines.magnitudes import Magnitudes, levels_loop, measure_loop
+from tileconv.core.engines.magnitudes import PART, Magnitudes, levels_loop, measure_loop
 from tileconv.core.engines.nonfinite import Reach
-from tileconv.core.engines.passes import EASY, PATCH, Passes, Precision
+from tileconv.core.engines.passes import PATCH, Passes, Precision
 from tileconv.core.engines.slabs import SLACK_BYTES, cast_bytes, pieces, stays_finite
 from tileconv.core.engines.transforms import Transform, convolve_loop
 from tileconv.core.engines.windows import Sums, Windows
@@ -26,7 +26,7 @@ from tileconv.core.overlap_save import UNIT, plan_cells
 from tileconv.core.pixels import Cast, CastCounts
 from tileconv.core.roundings import scaled
 
-DOUBLE_MAX_BYTES = 64 << 20
+DOUBLE_MAX_BYTES = 32 << 20
 """Largest windows that double precision is kept ready for beside single: beyond it the memory is
 worth more, and more passes in single precision serve as well."""
 
@@ -169,18 +169,19 @@ class FftEngine:
     def workspace_bytes(self, shape: Shape, samples: int, block: np.dtype, out: np.dtype) -> int:
         """Bytes it allocates besides block and output, for an output of `shape`."""
         del shape, samples
-        (kr, kc), cell = self.kernel.shape, math.prod(self._cells.step)
-        itemsize = self.accumulator.itemsize
-        window = (self._cells.step[0] + kr - 1) * (self._cells.step[1] + 2 * kc - 2)
+        (kr, kc), (rows, columns) = self.kernel.shape, self._cells.step
+        cell, window = rows * columns, (rows + kr - 1) * (columns + 2 * kc - 2)
+        itemsize, level = self.accumulator.itemsize, 1 if self._real.itemsize == 4 else 2
         total = sum(self._window_bytes(real) for real in self._precisions)
-        total += cast_bytes(cell, self._cells.step[1], self.accumulator, out)
-        # The cell's pixels, their levels, those of the outputs, its sums, and what is scaled.
-        total += window * (2 * itemsize + 8) + cell * (3 * itemsize + 8)
-        patch = min(PATCH, self._cells.step[0]), min(PATCH, self._cells.step[1])
-        total += self._direct.workspace_bytes(patch, 1, self.accumulator, self.accumulator)
+        total += cast_bytes(cell, columns, self.accumulator, out)
+        # Levels of pixels, and on the way to those of windows; those, and sums; and parts of all.
+        total += 2 * level * window + (level + itemsize) * cell
+        total += PART * (rows + columns + kr + kc) * (2 * itemsize + 16)
+        patch = min(PATCH, rows), min(PATCH, columns)
+        total += self._direct.workspace_bytes(patch, 1, block, self.accumulator)
         if block.kind in "fc":
-            # What is finite, the cell's pixels without the rest, and what that becomes.
-            total += window * (itemsize + 2) + cell * itemsize
+            # A copy, what is finite, the pixels without the rest, and what that becomes.
+            total += window * (2 * itemsize + 2) + cell * itemsize
             total += 2 * self._reach.workspace_bytes(self._cells.step, 1)
         return total + SLACK_BYTES
 
@@ -189,7 +190,7 @@ class FftEngine:
         counts, (rows, columns, samples), (kr, kc) = CastCounts(), out.shape, self.kernel.shape
         if out.size == 0:
             return counts
-        cells, finite = _Cells(self), stays_finite(self._gain, self.accumulator, block.dtype)
+        cells, whole = _Cells(self), stays_finite(self._gain, self.accumulator, block.dtype)
         for sample in range(samples):
             for top, bottom in pieces(rows, self._cells.step[0]):
                 for left, right in pieces(columns, self._cells.step[1]):
@@ -197,6 +198,7 @@ class FftEngine:
                     part = out[top:bottom, left:right, sample]
                     for begin, sums in cells.sums(source):
                         into = part[:, begin : begin + sums.shape[1]]
+                        finite = whole or cells.plain
                         counts = counts.plus(cast.store(sums, into, finite=finite))
         return counts
 
@@ -207,9 +209,15 @@ class _Cells:
     Parameters
     ----------
     engine : FftEngine
+
+    Attributes
+    ----------
+    plain : bool
+        Whether one transform was enough for the last cell, so that its sums are finite.
     """
 
     def __init__(self, engine: FftEngine) -> None:
+        self.plain = False
         self._engine = engine
         engine.prepare()
         real = np.finfo(engine.accumulator).dtype
@@ -227,26 +235,26 @@ class _Cells:
         if math.isfinite(found.total) or source.dtype.kind in "biu":
             return self._finite(source, found)
         accumulator = self._engine.accumulator
-        original = np.ascontiguousarray(source, accumulator)
+        original = source.astype(accumulator, copy=False)
         finite = np.isfinite(original)
-        if finite.all():
-            return self._passes.sums(original)
-        pixels = np.where(finite, original, accumulator.type(0))
+        pixels = original if finite.all() else np.where(finite, original, accumulator.type(0))
+        del finite
         self._windows.fill(pixels)
         parts = [part for _, part in self._finite(pixels, self._windows.pixels())]
         sums = np.concatenate(parts, axis=1)
+        self.plain = False
         self._engine.put_back(original, sums)
         return [(0, sums)]
 
     def _finite(self, source: np.ndarray, found: Magnitudes) -> Sums:
         """The sums of a cell of finite pixels, which the windows hold."""
-        windows, accuracy, served = self._windows, self._accuracy, None
+        windows, accuracy = self._windows, self._accuracy
+        self.plain = True
         if found.peak == 0:
-            shape = [
-                n - k + 1 for n, k in zip(source.shape, self._engine.kernel.shape, strict=True)
-            ]
+            kr, kc = self._engine.kernel.shape
+            shape = source.shape[0] - kr + 1, source.shape[1] - kc + 1
             return [(0, np.zeros(shape, self._engine.accumulator))]
-        most = 2.0 ** EASY[windows.dtype.itemsize]
+        most = 2.0**accuracy.easy
         if 1 / most < found.peak < most and not self._engine.shift:
             if accuracy.serves(accuracy.before(found), found.least):
                 windows.transform()
@@ -256,5 +264,8 @@ class _Cells:
                 error = accuracy.after(found, windows.sums())
                 if accuracy.serves(error, found.least):
                     return windows.outputs()
-                served = accuracy.served(error, 0)
-        return self._passes.sums(np.ascontiguousarray(source, self._engine.accumulator), served)
+                first = [(begin, sums.copy()) for begin, sums in windows.outputs()]
+                self.plain = False
+                return self._passes.sums(source, first, accuracy.served(error, 0))
+        self.plain = False
+        return self._passes.sums(source)

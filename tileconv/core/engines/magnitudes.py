@@ -7,6 +7,7 @@ rasters; `levels` and `window_maxima` find the rest, for each output, where it d
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,9 @@ import numpy as np
 from tileconv.core.compiling import loop
 from tileconv.core.grid import Shape
 from tileconv.core.processor import this_processor
+
+PART = 64
+"""Rows, or columns, of what is looked at in parts: little memory, and few calls."""
 
 BLOCK_SIDE = 8
 """Rows and columns of a block of pixels that is looked at as one, at most."""
@@ -97,8 +101,8 @@ def levels(x: np.ndarray) -> np.ndarray:
 
     Parameters
     ----------
-    x : ndarray of float32, float64, complex64 or complex128, shape (rows, columns)
-        Rows contiguous. Of a complex value the larger part counts.
+    x : ndarray of float32 or float64, shape (rows, columns)
+        Rows contiguous.
 
     Returns
     -------
@@ -106,9 +110,6 @@ def levels(x: np.ndarray) -> np.ndarray:
         0 for 0, and 1 for subnormal values. Otherwise a level n stands for magnitudes from
         ``2**(n - bias)`` to twice that; the bias is 127 or 1023.
     """
-    if x.dtype.kind == "c":
-        parts = levels(x.view(x.real.dtype))
-        return np.asarray(np.maximum(parts[:, ::2], parts[:, 1::2]))
     whole, kind, shift = _BITS[x.dtype.itemsize]
     found: np.ndarray = np.empty(x.shape, kind)
     loop(*levels_loop(x.dtype))(x.view(whole), found, shift)
@@ -123,7 +124,7 @@ _BITS: dict[int, tuple[np.dtype, np.dtype, int]] = {
 
 
 def window_maxima(x: np.ndarray, shape: Shape) -> np.ndarray:
-    """The largest value of each window of a shape; axis by axis, and by windows twice as long.
+    """The largest value of each window of a shape, axis by axis.
 
     Parameters
     ----------
@@ -134,12 +135,27 @@ def window_maxima(x: np.ndarray, shape: Shape) -> np.ndarray:
     -------
     ndarray, shape (rows, columns)
     """
-    for axis, length in enumerate(shape):
-        x = np.moveaxis(x, axis, 0)
-        count, width = len(x) - length + 1, 1
-        while width < length:
-            step = min(width, length - width)
-            x = np.maximum(x[:-step], x[step:])
-            width += step
-        x = np.moveaxis(x[:count], 0, axis)
-    return x
+    rows, columns = (n - k + 1 for n, k in zip(x.shape, shape, strict=True))
+    down = np.empty((rows, x.shape[1]), x.dtype)
+    # A few columns or rows at a time: copies of the whole would be many times as large.
+    for part in parts_of(x.shape[1]):
+        down[:, part] = _line_maxima(x[:, part], shape[0])
+    found = np.empty((rows, columns), x.dtype)
+    for part in parts_of(rows):
+        found[part] = _line_maxima(down[part].T, shape[1]).T
+    return found
+
+
+def _line_maxima(x: np.ndarray, length: int) -> np.ndarray:
+    """The largest of each run of so many rows, by runs twice as long with each step."""
+    count, width = len(x) - length + 1, 1
+    while width < length:
+        step = min(width, length - width)
+        x = np.maximum(x[:-step], x[step:])
+        width += step
+    return x[:count]
+
+
+def parts_of(length: int) -> Iterator[slice]:
+    """Parts of an axis that are worked on at a time."""
+    return (slice(start, start + PART) for start in range(0, length, PART))

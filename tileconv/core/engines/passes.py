@@ -21,18 +21,14 @@ import numpy as np
 
 from tileconv.core.engines.accuracy import NOTHING, Accuracy
 from tileconv.core.engines.direct import DirectEngine
-from tileconv.core.engines.magnitudes import levels, window_maxima
+from tileconv.core.engines.magnitudes import PART, parts_of, window_maxima
 from tileconv.core.engines.windows import Sums, Windows
 from tileconv.core.grid import Shape
 from tileconv.core.pixels import Cast
 from tileconv.core.roundings import scaled
 
-PATCH = 64
+PATCH = PART
 """Rows and columns of outputs that are summed directly at a time."""
-
-EASY = {4: 40, 8: 300}
-"""Pixels up to 2 to this power, and down to its reciprocal, are transformed as they are; by the
-bytes of a real number."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,7 +40,7 @@ class Cell:
     Parameters
     ----------
     pixels : ndarray, shape (rows + kr - 1, columns + kc - 1)
-        Finite, in the accumulation dtype.
+        Finite.
     levels : list of ndarray
         Of the pixels of each window.
     highest : list of ndarray
@@ -60,14 +56,12 @@ class Cell:
 
     @classmethod
     def of(cls, pixels: np.ndarray, windows: Windows, kernel_shape: Shape) -> Cell:
-        """The cell of these pixels."""
-        found = levels(pixels)
-        parts = [found] * 2 if pixels.dtype.kind == "c" else windows.parts(found)
-        highest = [window_maxima(part, kernel_shape) for part in parts if part.size]
-        if pixels.dtype.kind == "c":
-            highest = highest[:1]
+        """The cell of these pixels, which the windows get."""
+        windows.fill(pixels)
+        levels = windows.levels()
+        highest = [window_maxima(part, kernel_shape) for part in levels]
         counts = sum(np.bincount(part[::4, ::4].ravel(), minlength=1 << 11) for part in highest)
-        return cls(pixels, parts, highest, np.flatnonzero(counts)[::-1].tolist())
+        return cls(pixels, levels, highest, np.flatnonzero(counts)[::-1].tolist())
 
     def below(self, level: int) -> int:
         """The highest level of any window that is less than one."""
@@ -99,10 +93,10 @@ class Precision:
     def load(self, cell: Cell, level: int) -> int:
         """Fill the windows with the pixels up to a level; the power of 2 they are divided by."""
         exponent = level - self.accuracy.bias
-        if abs(exponent) <= EASY[cell.pixels.real.itemsize]:
+        if abs(exponent) <= self.accuracy.easy:
             exponent = 0
         self.windows.fill(cell.pixels, exponent)
-        self.windows.drop([levels > level for levels in cell.levels])
+        self.windows.drop(cell.levels, level)
         return exponent
 
     def expected(self, exponent: int) -> int:
@@ -148,23 +142,27 @@ class Passes:
     direct_ns: float
     shift: int
 
-    def sums(self, pixels: np.ndarray, served: int | None = None) -> Sums:
+    def sums(self, pixels: np.ndarray, first: Sums | None = None, served: int = 0) -> Sums:
         """The sums of a cell.
 
         Parameters
         ----------
         pixels : ndarray, shape (rows + kr - 1, columns + kc - 1)
-            Finite, in the accumulation dtype.
-        served : int or None
-            The least level that the sums serve which the windows of single precision hold
-            already; None for none.
+            Finite.
+        first : Sums or None
+            Those of a first pass over all of them; changed.
+        served : int
+            The least level that they serve.
         """
         cell = Cell.of(pixels, self.single.windows, self.direct.kernel.shape)
-        out = [np.zeros(part.shape, pixels.dtype) for part in cell.highest]
-        level, bottom = cell.below(NOTHING), cell.bottom
-        if served is not None:
-            self._keep(self.single, 0, cell, (served, level), out)
-            level = cell.below(served)
+        if first is None:
+            level = cell.below(NOTHING)
+            out = [np.zeros(part.shape, self.direct.accumulator) for part in cell.highest]
+        else:
+            level, out = cell.below(served), [sums for _, sums in first]
+            for sums, highest in zip(out, cell.highest, strict=True):
+                np.copyto(sums, 0, where=highest == 0)
+        bottom = cell.bottom
         while level >= bottom:
             precision, exponent = self._chosen(cell, level, bottom)
             served = level + 1
@@ -209,14 +207,15 @@ class Passes:
         power = exponent + self.shift
         found = precision.windows.outputs()
         for into, highest, (_, sums) in zip(out, cell.highest, found, strict=True):
-            where = (highest >= first) & (highest <= last)
-            with np.errstate(over="ignore"):
-                values = scaled(sums, power) if power else sums
-                np.copyto(into, values, where=where, casting="same_kind")
+            for part in parts_of(len(into)):
+                where = (highest[part] >= first) & (highest[part] <= last)
+                with np.errstate(over="ignore"):
+                    values = scaled(sums[part], power) if power else sums[part]
+                    np.copyto(into[part], values, where=where, casting="same_kind")
 
     def _sum_directly(self, cell: Cell, level: int, out: list[np.ndarray]) -> None:
         """The sums of all outputs up to a level."""
-        (kr, kc), cast, begin = self.direct.kernel.shape, Cast(cell.pixels.dtype), 0
+        (kr, kc), cast, begin = self.direct.kernel.shape, Cast(self.direct.accumulator), 0
         for into, highest in zip(out, cell.highest, strict=True):
             pixels = cell.pixels[:, begin : begin + into.shape[1] + kc - 1]
             for rows, columns in patches(highest, level):
@@ -238,7 +237,9 @@ def patches(highest: np.ndarray, level: int) -> Iterator[tuple[slice, slice]]:
 
 def _left(highest: np.ndarray, level: int) -> np.ndarray:
     """Which of the patches of a cell hold outputs up to a level."""
-    left = (highest > 0) & (highest <= level)
-    for axis in (0, 1):
-        left = np.logical_or.reduceat(left, range(0, left.shape[axis], PATCH), axis=axis)
-    return left
+    starts = range(0, highest.shape[1], PATCH)
+    found = []
+    for part in parts_of(len(highest)):
+        left = ((highest[part] > 0) & (highest[part] <= level)).any(axis=0)
+        found.append(np.logical_or.reduceat(left, starts))
+    return np.array(found)

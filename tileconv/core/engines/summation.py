@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import product
 from typing import Protocol
 
 import numpy as np
 
 from tileconv.core.compiling import loop
-from tileconv.core.grid import Region, Shape, ceil_div
+from tileconv.core.grid import Shape, TileGrid, ceil_div
 from tileconv.core.loops import vectors_in_block
 from tileconv.core.processor import this_processor
 from tileconv.core.roundings import CHAINED_TAPS, PASS_TAPS, pass_group, spare_sums
@@ -125,16 +124,17 @@ class Window:
 
     weights: np.ndarray
     roundings: int = CHAINED_TAPS
-    _pieces: list[Region] = field(init=False, repr=False)
+    _pieces: TileGrid = field(init=False, repr=False)
     _most: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        pieces, most = [Region.of_shape(self.weights.shape)], self.weights.size
+        shape, most = self.weights.shape, self.weights.size
+        pieces = TileGrid(shape, shape)
         if self.adds:
             # Pieces are one level, and there are somewhat more of them than need be.
             for levels in range(2, self.roundings // 2 + 1):
                 most = self.roundings // levels
-                pieces = _pieces(self.weights.shape, most)
+                pieces = TileGrid(shape, _piece_shape(shape, most))
                 if len(pieces) <= most ** (levels - 1):
                     break
             else:
@@ -145,7 +145,7 @@ class Window:
     @property
     def held_bytes(self) -> int:
         """See `Summation`."""
-        return self.weights.nbytes + len(self._pieces) * PIECE_BYTES
+        return self.weights.nbytes
 
     @property
     def adds(self) -> bool:
@@ -161,8 +161,8 @@ class Window:
         """See `Summation`."""
 
         def add_pieces(first: int, last: int, out: np.ndarray, add: bool) -> None:  # noqa: FBT001
-            for piece in self._pieces[first:last]:
-                rows, columns = piece.slices
+            for number in range(first, last):
+                rows, columns = self._pieces[number].region.slices
                 part = x[rows.start :, step * columns.start :]
                 correlate(part, self.weights[rows, columns], out, step=step, add=add)
                 add = True
@@ -170,19 +170,11 @@ class Window:
         sum_in_groups(add_pieces, range(len(self._pieces)), self._most, out, add=add)
 
 
-PIECE_BYTES = 512
-"""Of a region, roughly."""
-
-
-def _pieces(shape: Shape, most: int) -> list[Region]:
-    """Rectangles of up to `most` weights, about square: tall ones share loads."""
+def _piece_shape(shape: Shape, most: int) -> Shape:
+    """Sides of rectangles of up to `most` weights, about square: tall ones share loads."""
     kr, kc = shape
     down = ceil_div(kr, ceil_div(kr, max(min(8, most), most // kc)))
-    across = ceil_div(kc, ceil_div(kc, max(1, most // down)))
-    return [
-        Region((y, x), (min(y + down, kr), min(x + across, kc)))
-        for y, x in product(range(0, kr, down), range(0, kc, across))
-    ]
+    return down, ceil_div(kc, ceil_div(kc, max(1, most // down)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from tileconv.core.buffers import aligned
-from tileconv.core.engines.magnitudes import Magnitudes, Meter
+from tileconv.core.engines.magnitudes import Magnitudes, Meter, levels, parts_of
 from tileconv.core.engines.transforms import Transform
 from tileconv.core.grid import Shape
 from tileconv.core.overlap_save import UNIT, Cells
@@ -50,13 +48,13 @@ class Windows:
         return (2 * rows + kernel_shape[0] + 4) * (columns + 3 * PADDING) * dtype.itemsize
 
     @property
-    def _together(self) -> bool:
+    def together(self) -> bool:
         """Whether both hold the same pixels, real and imaginary parts."""
         return self._cells.windows == 1
 
-    def parts(self, pixels: np.ndarray) -> list[np.ndarray]:
-        """What each of the two windows holds of a cell's pixels."""
-        if self._together:
+    def _parts(self, pixels: np.ndarray) -> list[np.ndarray]:
+        """The pixels of a cell that each of the two windows holds."""
+        if self.together:
             return [pixels.real, pixels.imag]
         width = self._cells.width
         parts = [pixels[:, : width + self._kernel_shape[1] - 1], pixels[:, width:]]
@@ -65,7 +63,7 @@ class Windows:
 
     def fill(self, pixels: np.ndarray, exponent: int = 0) -> None:
         """Take the pixels of a cell, divided by ``2**exponent``."""
-        parts = self.parts(pixels)
+        parts = self._parts(pixels)
         self._shapes = [part.shape for part in parts]
         for plane, part in zip(self._planes, parts, strict=True):
             down, across = part.shape
@@ -77,10 +75,22 @@ class Windows:
             plane[:down, across:] = 0
             plane[down:] = 0
 
-    def drop(self, masks: Sequence[np.ndarray]) -> None:
-        """Set the pixels of a mask for each window to 0."""
-        for plane, (down, across), mask in zip(self._planes, self._shapes, masks, strict=True):
-            np.copyto(plane[:down, :across], 0, where=mask)
+    def levels(self) -> list[np.ndarray]:
+        """The `magnitudes.levels` of the pixels that each window holds; of both, if together."""
+        found = [
+            levels(plane[:down, :across])
+            for plane, (down, across) in zip(self._planes, self._shapes, strict=True)
+            if across
+        ]
+        return [np.asarray(np.maximum(*found))] if self.together else found
+
+    def drop(self, levels: list[np.ndarray], most: int) -> None:
+        """Set the pixels above a level to 0; `levels` is what the method of that name found."""
+        shared = levels * 2 if self.together else levels
+        for plane, of_pixels in zip(self._planes, shared, strict=False):
+            held = plane[: of_pixels.shape[0], : of_pixels.shape[1]]
+            for part in parts_of(len(held)):
+                np.copyto(held[part], 0, where=of_pixels[part] > most)
 
     def pixels(self) -> Magnitudes:
         """How large the pixels are that they hold."""
@@ -93,7 +103,7 @@ class Windows:
         return self._measured(height, (width, width))
 
     def _measured(self, rows: int, columns: tuple[int, int]) -> Magnitudes:
-        found = self._meter.measure(rows, columns, together=self._together)
+        found = self._meter.measure(rows, columns, together=self.together)
         # Squares of small values are lost in single precision: no value exceeds the largest.
         if found.total < _LOST[self.dtype.itemsize]:
             found = found._replace(total=found.peak**2 * self._planes[0].size * 2)
@@ -107,7 +117,7 @@ class Windows:
         """The sums of a cell's outputs; good until the windows are filled again."""
         kr, kc = self._kernel_shape
         rows = self._shapes[0][0] - kr + 1
-        if self._together:
+        if self.together:
             columns = self._shapes[0][1] - kc + 1
             sums = np.empty((rows, columns), np.result_type(self.dtype, np.complex64))
             sums.real, sums.imag = self._planes[:, :rows, :columns]
