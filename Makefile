@@ -1,8 +1,8 @@
 # Everything a developer or a new user runs. Needs Python 3.11 or later and make.
 #   make demo    install, make up a raster, convolve it, check it, draw it
 #   make test    the whole test suite
-#   make soak    a thousand kills, tens of thousands of damaged files, 4 gigapixels killed twenty
-#                times; an hour or two and 30 GB of disk
+#   make soak    a thousand kills, tens of thousands of damaged files and of random sums, 4
+#                gigapixels killed twenty times; two hours or three and 30 GB of disk
 #   make check   ruff and mypy
 #   make bench   speed beside libvips, dask-image, scipy and OpenCV, at 32768 x 32768; half an
 #                hour and 12 GB of disk

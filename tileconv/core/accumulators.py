@@ -1,4 +1,4 @@
-"""What sums are formed in: a pure function of kernel, dtypes, fill value and what is asked for.
+"""The dtype sums are formed in, from kernel, dtypes, fill value and what is asked for alone.
 
 Integer outputs of integer rasters under whole weights are exact: S, the sum of the magnitudes
 of the weights, and the range of the pixels bound every sum, in Python's own integers, and the
@@ -24,7 +24,7 @@ ROUNDING = "sums may round above 2^53"
 
 
 class Accumulate(StrEnum):
-    """What sums are to be formed in: what `accumulation_dtype` finds, or double precision."""
+    """Choice of accumulator: the one `accumulation_dtype` finds, or double precision."""
 
     AUTO = "auto"
     FLOAT64 = "float64"

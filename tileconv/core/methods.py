@@ -221,7 +221,7 @@ def _exactness(
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    """What the methods can do for one kernel, pixels and accumulator; see `choose`."""
+    """Methods judged for one kernel, dtype of pixels and accumulator; see `choose`."""
 
     kernel: Kernel
     input_dtype: np.dtype

@@ -149,7 +149,7 @@ def resolve(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Values:
-    """What the values of a job are made by; see `Work`."""
+    """The parts of `Work` that values depend on."""
 
     operation: Operation
     choice: Choice

@@ -255,7 +255,7 @@ class OpenFile:
 
     @property
     def raster(self) -> Raster:
-        """What the raster is."""
+        """Description of the raster."""
         return self.source.raster
 
     @property

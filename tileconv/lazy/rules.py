@@ -94,7 +94,7 @@ def _is_smaller(shape1: tuple[int, ...], shape2: tuple[int, ...]) -> bool:
 
 
 def _signal_sums(dtype: np.dtype, accumulate: Accumulate) -> np.dtype:
-    """What scipy.signal sums in, or double precision; integers, which wrap, stay integers."""
+    """The dtype scipy.signal sums in, or double precision; integers, which wrap, stay integers."""
     if accumulate is Accumulate.FLOAT64 and dtype.kind in "fc":
         return np.result_type(dtype, np.float64)
     return dtype

@@ -49,7 +49,7 @@ class NumpySource(Source):
 
     @property
     def raster(self) -> Raster:
-        """What the raster is."""
+        """Description of the raster."""
         return self._raster
 
     def read(self, plane: int, region: Region, out: np.ndarray) -> None:
@@ -96,7 +96,7 @@ class NpySource(Source):
 
     @property
     def raster(self) -> Raster:
-        """What the raster is."""
+        """Description of the raster."""
         return self._raster
 
     @property

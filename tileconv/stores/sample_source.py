@@ -94,7 +94,7 @@ class SampleSource(Source):
 
     @property
     def raster(self) -> Raster:
-        """What the raster is."""
+        """Description of the raster."""
         return self._raster
 
     @property

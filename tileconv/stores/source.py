@@ -31,7 +31,7 @@ class Source(ABC):
     @property
     @abstractmethod
     def raster(self) -> Raster:
-        """What the raster is."""
+        """Description of the raster."""
 
     @abstractmethod
     def read(self, plane: int, region: Region, out: np.ndarray) -> None:

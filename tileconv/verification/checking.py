@@ -61,7 +61,7 @@ class CheckTask:
         return result
 
     def _pieces(self, tile: Tile) -> Iterable[Region]:
-        """What is computed at a time: all of the tile, or some squares of it."""
+        """The regions computed one at a time: all of the tile, or some squares of it."""
         side = self.plan.recomputation.side
         if self._seed is None or self.plan.share >= 1:
             return pieces(tile.region, side)

@@ -92,7 +92,7 @@ class Bound:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What sums become: rounded half to even and saturated in integers.
+    """Outputs of sums: rounded half to even and saturated in integers.
 
     Parameters
     ----------

@@ -19,7 +19,7 @@ from tileconv.verification.reading import Reading
 from tileconv.verification.recomputation import Recomputation
 
 BASE_MIB = 95
-"""What a process takes besides its pieces: 70 to 80 MiB with scipy.fft, scipy.ndimage and
+"""Memory of a process besides its pieces: 70 to 80 MiB with scipy.fft, scipy.ndimage and
 tifffile, without a compiler; Python 3.11, x86-64, 2026-11."""
 
 SIDE, WIDE_SIDE, LEAST_SIDE = 256, 512, 32
@@ -33,14 +33,14 @@ RUN_SHARE = 2
 """A check takes at most so many times what the run takes, if it takes longer than `SHORT_NS`."""
 
 SHORT_NS = 1e9
-"""What any check may take: twice as long as starting a run takes."""
+"""Time any check may take: twice as long as starting a run takes."""
 
 # Rough costs of moving pixels, ns a byte, and of a tile and a piece, 2-core x86-64, 2026-11.
 _DECODE_NS, _ENCODE_NS, _RAW_NS = 3.0, 5.0, 0.8
 _TILE_NS, _PIECE_NS = 2e6, 6e5
 
 _WEIGHT_BYTES = 96
-"""What is made of one weight on the way, in long double."""
+"""Bytes needed on the way for one weight, in long double."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,7 +76,7 @@ class CheckPlan:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a check may take.
+    """Limits of a check.
 
     Parameters
     ----------

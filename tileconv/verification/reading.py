@@ -39,7 +39,7 @@ class Reader(Protocol):
     """Of the library."""
 
     segment_bytes: int
-    """What is decoded at a time takes so many bytes, decoded."""
+    """Bytes of pixels decoded at a time."""
 
     def read(self, plane: int, region: Region, out: np.ndarray) -> None:
         """Fill `out`, of shape region.shape + (samples,). Raises `Unreadable`."""
@@ -79,7 +79,7 @@ class Kept:
 
 
 class KeptChunks(ChunkCache):
-    """What tileconv's own reader is given in the place of its cache."""
+    """A stand-in for the cache of tileconv's own reader."""
 
     def __init__(self) -> None:
         self.capacity_bytes = self.loads = self.hits = self.load_bytes = self.held_bytes = 0
@@ -111,7 +111,7 @@ class Reading:
 
     @property
     def raster(self) -> Raster:
-        """What the raster is."""
+        """Description of the raster."""
         return self.source.raster
 
     @property

@@ -1,4 +1,4 @@
-"""What the sums of a block should be, and how far a job's may be from that: the second opinion.
+"""Independent sums of a block, and how far a job's sums may be from them.
 
 The bound is each pixel's own: ``64 eps S M + n t``, with S the sum of the magnitudes of n
 weights, M the largest pixel of the window, eps and t of the dtype the job forms its sums in.
@@ -35,7 +35,7 @@ _MODERATE = 1e100
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Expected:
-    """What sums should be; every array has the shape (rows, columns, samples).
+    """Expected sums; every array has the shape (rows, columns, samples).
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What of a job's way of computing decides how far its sums may be off.
+    """Properties of a job that decide how far its sums may be off.
 
     Parameters
     ----------
@@ -176,7 +176,7 @@ class Recomputation:
             part(x, np.ones((1, 1), self._real))
 
     def expect(self, block: Block) -> Expected:
-        """What the sums of a block should be."""
+        """Expected sums of a block."""
         samples = [self._sample(block, number) for number in range(block.pixels.shape[2])]
         return Expected(*(np.stack(arrays, axis=-1) for arrays in zip(*samples, strict=True)))
 

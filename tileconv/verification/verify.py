@@ -176,7 +176,7 @@ class _Uncomputed:
 
 
 def _recomputation(job: Job, work: Work, side: int) -> Recomputation:
-    """The second opinion on a job, of so many rows and columns at a time."""
+    """The independent sums of a job, of so many rows and columns at a time."""
     filled = boundary_named(job.convolution.boundary) == "fill"
     judged = Judged(
         accumulator=work.engine.accumulator,
@@ -189,7 +189,7 @@ def _recomputation(job: Job, work: Work, side: int) -> Recomputation:
 
 
 def _limits(job: Job) -> Limits:
-    """What a job's ``[run]`` gives, or the machine."""
+    """The limits of a job's ``[run]``, or of the machine."""
     given = job.run.memory
     return Limits(
         workers=job.run.workers or usable_cores(),

@@ -177,7 +177,7 @@ def _opened(path: Path, level: int) -> Any:
 
 
 def _compressor(metadata: Mapping[str, Any]) -> str:
-    """What chunks are compressed with. Raises `Unreadable` for what is not looked into."""
+    """Codec of the chunks. Raises `Unreadable` for codecs that are not looked into."""
     if metadata["zarr_format"] == 2:
         codec: Any = metadata.get("compressor")
         if hasattr(codec, "get_config"):

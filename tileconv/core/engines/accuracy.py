@@ -51,7 +51,7 @@ SHARE = 0.95
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """What a transform of one kernel, in one precision, is good enough for.
+    """Errors of transforms of one kernel in one precision, and the outputs they are small enough for.
 
     Parameters
     ----------

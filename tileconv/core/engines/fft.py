@@ -91,7 +91,7 @@ class FftEngine:
 
     @property
     def _precisions(self) -> list[np.dtype]:
-        """What transforms may be formed in: the sums' precision, and perhaps double."""
+        """Dtypes of transforms: the sums' precision, and perhaps double."""
         return [self._real, *([np.dtype(np.float64)] if self._has_double else [])]
 
     @property
@@ -149,7 +149,7 @@ class FftEngine:
         return Windows(self._cells, self.kernel.shape, self.prepared(dtype).transform)
 
     def passes(self, single: Windows) -> Passes:
-        """What sums the cells that one transform cannot."""
+        """The passes that sum the cells one transform cannot."""
         found = [
             Precision(
                 self.windows(real) if index else single,

@@ -100,7 +100,7 @@ class TiffSource(Source):
 
     @property
     def raster(self) -> Raster:
-        """What the raster is."""
+        """Description of the raster."""
         return self._raster
 
     @property

@@ -92,7 +92,7 @@ class ZarrSource(Source):
 
     @property
     def raster(self) -> Raster:
-        """What the raster is."""
+        """Description of the raster."""
         return self._raster
 
     @property
