@@ -85,6 +85,18 @@ def test_a_window_of_zeros_gives_zero(method, dtype):
             assert not wrong(found, block, weights, sums, method).any()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "complex64"])
+def test_what_a_kernel_keeps_out_does_not_come_back_by_rounding(dtype):
+    """An even area under signs that alternate: its sums are 0, the rounding of it is not."""
+    signs = (-1.0) ** np.add.outer(np.arange(48), np.arange(48))
+    for value in (1e2, 1e3, 1e4):
+        block = np.random.default_rng(7).uniform(0.9, 1, (330, 300)).astype(dtype)
+        block[:200] = value
+        assert_right("fft", block, signs)
+        block[:, 130:] = block[:, 130:][::-1]
+        assert_right("fft", block, signs[:, ::-1] + 0.01)
+
+
 @pytest.mark.parametrize("method", ["direct", "separable", "fft"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_dozens_of_decades(method, dtype):

@@ -86,3 +86,23 @@ def test_aligned_memory_begins_with_a_line():
             array = aligned((rows, 3), dtype)
             assert array.shape == (rows, 3)
             assert array.__array_interface__["data"][0] % ALIGNMENT == 0
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    rows=st.integers(1, 70),
+    columns=st.tuples(st.integers(1, 64), st.integers(0, 64)),
+    kernel=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    seed=st.integers(0, 2**32),
+)
+def test_no_window_is_denser_than_the_meter_says(rows, columns, kernel, seed):
+    rng = np.random.default_rng(seed)
+    kernel = tuple(min(k, n) for k, n in zip(kernel, (rows, max(columns)), strict=True))
+    memory = np.zeros((2, 80, 64 + 16), np.float32)
+    for plane, n in zip(memory, columns, strict=True):
+        plane[:rows, :n] = rng.exponential(size=(rows, n)) ** 3
+    found = Meter(memory[..., :64], kernel).densest(rows, columns)
+    squares = (memory.astype(np.float64) ** 2).sum(axis=0)[:rows, : max(columns)]
+    windows = np.lib.stride_tricks.sliding_window_view(squares, kernel)
+    assert found >= windows.sum(axis=(2, 3)).max() * (1 - 1e-6)
+    assert found <= squares.sum() * (1 + 1e-6)

@@ -4,13 +4,15 @@ An output may be wrong by 64 eps S M: S is the sum of the kernel's magnitudes, M
 of the output's own window. But the rounding of a transform is that of everything it computes.
 For N points x, their sums y, and weights k, each output is wrong by less than::
 
-    eps * (A * |k|2 * |x|2 / sqrt(N)  +  B * |y|2 / sqrt(N)  +  C * max|y|)
+    eps * (A * |k|2 * |x|2 / sqrt(N)  +  B * |y|2 / sqrt(N)  +  C * max|y|  +  D * |k|2 * |x|w)
 
-with ``| |2`` the root of a sum of squares. The first term is the forward transform's, whose errors
-look like noise that the kernel then filters; the second is the inverse's; the third is that of
-few huge pixels, a part of which appears half a window, a quarter, and so on, away from them. The
-root of log N in the usual bounds (N. Higham, Accuracy and Stability of Numerical Algorithms, 2002,
-chapter 24) hardly varies, and is in the constants.
+with ``| |2`` the root of a sum of squares, and ``| |w`` the largest of those of windows. The first
+term is the forward transform's, whose errors look like noise that the kernel then filters; the
+second is the inverse's. The other two are parts of few large pixels or sums, or of regular ones,
+that appear half a transform, a quarter, and so on, away from them, in space or in frequency:
+behind a kernel that lets through what it had kept out before. The root of log N in the usual
+bounds (N. Higham, Accuracy and Stability of Numerical Algorithms, 2002, chapter 24) hardly varies,
+and is in the constants. Before the sums are there, they are taken to be as large as they may be.
 """
 
 from __future__ import annotations
@@ -24,8 +26,8 @@ from tileconv.core.engines.magnitudes import Magnitudes
 from tileconv.core.engines.transforms import Transform
 from tileconv.core.roundings import error_factor
 
-FORWARD, INVERSE, ECHO = 4.0, 4.5, 3.2
-"""The constants A, B and C, in single precision.
+FORWARD, INVERSE, ECHO, MOVED = 4.0, 4.5, 3.2, 1.5
+"""The constants A, B, C and D, in single precision.
 
 No error above 0.82 of that was found in 6,000 cells of patterns of 14 kinds (noise, disks, stars,
 combs, waves, ramps), under kernels of 8 kinds from 1 x 6 to 140 x 140, x86-64, 2026-11.
@@ -51,7 +53,7 @@ SHARE = 0.95
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """Errors of transforms of one kernel in one precision, and the outputs they are small enough for.
+    """Errors of transforms of a kernel in one precision, and the outputs they are small enough for.
 
     Parameters
     ----------
@@ -92,10 +94,19 @@ class Accuracy:
         peak = min(self.gain * pixels.peak, self.norm * math.sqrt(pixels.total))
         return self.eps * ((FORWARD * self.norm + INVERSE * self.most) * rms + ECHO * peak)
 
-    def after(self, pixels: Magnitudes, sums: Magnitudes) -> float:
-        """The same, and less, once the sums are there."""
+    def after(self, pixels: Magnitudes, densest: float, sums: Magnitudes) -> float:
+        """The same, and less, once the sums are there.
+
+        Parameters
+        ----------
+        pixels, sums : Magnitudes
+        densest : float
+            No window of pixels has a sum of squares above this.
+        """
         rms, spread = (math.sqrt(found.total / self.points) for found in (pixels, sums))
-        return self.eps * (FORWARD * self.norm * rms + INVERSE * spread + ECHO * sums.peak)
+        forward = FORWARD * self.norm * rms
+        moved = MOVED * min(self.gain * pixels.peak, self.norm * math.sqrt(densest))
+        return self.eps * (forward + moved + INVERSE * spread + ECHO * sums.peak)
 
     def serves(self, error: float, least: float) -> bool:
         """Whether an error is small enough where each window holds a magnitude of `least`."""

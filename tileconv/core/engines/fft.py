@@ -12,7 +12,13 @@ import numpy as np
 from tileconv.core.compiling import compile_ahead
 from tileconv.core.engines.accuracy import EASY, Accuracy, accuracy_of
 from tileconv.core.engines.direct import DirectEngine
-from tileconv.core.engines.magnitudes import PART, Magnitudes, levels_loop, measure_loop
+from tileconv.core.engines.magnitudes import (
+    PART,
+    Magnitudes,
+    energies_loop,
+    levels_loop,
+    measure_loop,
+)
 from tileconv.core.engines.nonfinite import Reach
 from tileconv.core.engines.passes import PATCH, Passes, Precision
 from tileconv.core.engines.slabs import SLACK_BYTES, cast_bytes, pieces, stays_finite
@@ -141,6 +147,7 @@ class FftEngine:
         for real in self._precisions:
             compile_ahead(*convolve_loop(real))
             compile_ahead(*measure_loop(real), fused=True)
+            compile_ahead(*energies_loop(real), fused=True)
         block = np.zeros((*self.kernel.shape, 1), self.accumulator)
         self._direct.apply(block, np.empty((1, 1, 1), self.accumulator), Cast(self.accumulator))
 
@@ -260,8 +267,9 @@ class _Cells:
                 windows.transform()
                 return windows.outputs()
             if math.sqrt(found.total / (2 * accuracy.points)) <= PLAIN_RATIO * found.least:
+                densest = windows.densest()
                 windows.transform()
-                error = accuracy.after(found, windows.sums())
+                error = accuracy.after(found, densest, windows.sums())
                 if accuracy.serves(error, found.least):
                     return windows.outputs()
                 first = [(begin, sums.copy()) for begin, sums in windows.outputs()]

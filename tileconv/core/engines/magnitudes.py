@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tileconv.core.compiling import loop
-from tileconv.core.grid import Shape
+from tileconv.core.grid import Shape, ceil_div
 from tileconv.core.processor import this_processor
 
 PART = 64
@@ -52,6 +52,11 @@ def levels_loop(dtype: np.dtype) -> tuple[str, str, tuple[np.dtype, ...], int]:
     return "magnitudes", "levels", (whole, kind), 1
 
 
+def energies_loop(dtype: np.dtype) -> tuple[str, str, tuple[np.dtype, ...], int]:
+    """The loop of `Meter.densest`, as `loop` takes it, fused."""
+    return "magnitudes", "energies", (dtype, dtype, np.dtype(np.float64)), 3
+
+
 class Meter:
     """Measures two arrays of the same dtype, again and again.
 
@@ -70,9 +75,10 @@ class Meter:
         # A window of k holds so many whole blocks of those that begin at multiples of a side.
         runs = [(k - b + 1) // b for k, b in zip(kernel_shape, (down, across), strict=True)]
         self._sides = down, across, *runs
-        scratch = np.empty((5 + runs[0], planes.shape[2] + lanes), dtype)
+        self._planes, self._kernel_shape = planes, kernel_shape
+        self._scratch = np.empty((5 + runs[0], planes.shape[2] + lanes), dtype)
         self._found = np.empty((2, 3))
-        self._arrays = *planes, scratch, self._found
+        self._arrays = *planes, self._scratch, self._found
         self._measure = loop(*measure_loop(dtype), fused=True).bound(*self._arrays)
 
     def measure(self, rows: int, columns: tuple[int, int], *, together: bool) -> Magnitudes:
@@ -89,6 +95,24 @@ class Meter:
         (total, peak, least), (second_total, second_peak, second_least) = self._found.tolist()
         lesser = max if together else min
         return Magnitudes(total + second_total, max(peak, second_peak), lesser(least, second_least))
+
+    def densest(self, rows: int, columns: tuple[int, int]) -> float:
+        """Sum of squares in no window of the kernel's shape is more; of both arrays together."""
+        blocks = np.zeros([ceil_div(n, BLOCK_SIDE) for n in (rows, max(columns))])
+        for plane, width in zip(self._planes, columns, strict=True):
+            add = loop(*energies_loop(plane.dtype), fused=True)
+            add(plane, self._scratch, blocks, rows, width, BLOCK_SIDE)
+        for axis, length in enumerate(self._kernel_shape):
+            # So many blocks a window may touch.
+            count = ceil_div(length - 1, BLOCK_SIDE) + 1
+            total = np.cumsum(np.moveaxis(blocks, axis, 0), axis=0)
+            if count < len(total):
+                total[count:] -= total[:-count].copy()
+                total = total[count - 1 :]
+            else:
+                total = total[-1:]
+            blocks = np.moveaxis(total, 0, axis)
+        return float(blocks.max())
 
 
 def _block_side(length: int) -> int:

@@ -21,7 +21,7 @@ import numpy as np
 
 from tileconv.core.engines.accuracy import NOTHING, Accuracy
 from tileconv.core.engines.direct import DirectEngine
-from tileconv.core.engines.magnitudes import PART, parts_of, window_maxima
+from tileconv.core.engines.magnitudes import PART, Magnitudes, parts_of, window_maxima
 from tileconv.core.engines.windows import Sums, Windows
 from tileconv.core.grid import Shape
 from tileconv.core.pixels import Cast
@@ -105,9 +105,13 @@ class Precision:
 
     def run(self, exponent: int) -> int:
         """Transform what is loaded; the least level that is served."""
-        pixels = self.windows.pixels()
+        return self.accuracy.served(self.transformed(self.windows.pixels()), exponent)
+
+    def transformed(self, pixels: Magnitudes) -> float:
+        """Transform what is loaded, pixels of these magnitudes; the largest error of any sum."""
+        densest = self.windows.densest()
         self.windows.transform()
-        return self.accuracy.served(self.accuracy.after(pixels, self.windows.sums()), exponent)
+        return self.accuracy.after(pixels, densest, self.windows.sums())
 
     def passes(self, cell: Cell, level: int) -> int:
         """How many passes the windows of a cell up to a level should take, at most."""

@@ -97,6 +97,11 @@ class Windows:
         (down, across), (_, second) = self._shapes
         return self._measured(down, (across, second))
 
+    def densest(self) -> float:
+        """No window of the kernel's shape has a sum of squares above this."""
+        (down, across), (_, second) = self._shapes
+        return self._meter.densest(down, (across, second))
+
     def sums(self) -> Magnitudes:
         """How large the sums are that they hold, those that are no outputs among them."""
         height, width = self._cells.size

@@ -167,3 +167,27 @@ def levels(x, out, shift):  # type: ignore[no-untyped-def]
         for i in range(row.size):
             subnormal = 1 if row[i] & significand != 0 else 0
             out_row[i] = max((row[i] >> shift) & exponent, subnormal)
+
+
+def energies(x, scratch, out, rows, columns, side):  # type: ignore[no-untyped-def]
+    """Sums of squares of blocks.
+
+    Parameters
+    ----------
+    x : ndarray of float32 or float64
+        Rows contiguous. The first `rows` rows and `columns` columns count.
+    scratch : ndarray, shape (any, columns or more), of the same dtype
+    out : ndarray of float64
+        Of each block of `side` rows and columns, or less at the ends, its sum is added to.
+    rows, columns, side : int
+    """
+    line = contiguous_row(scratch, 0)
+    for block in range((rows + side - 1) // side):
+        line[:columns] = 0
+        for y in range(block * side, min(block * side + side, rows)):
+            row = contiguous_row(x, y)
+            for i in range(columns):
+                line[i] += row[i] * row[i]
+        out_row = contiguous_row(out, block)
+        for i in range(columns):
+            out_row[i // side] += np.float64(line[i])
