@@ -359,7 +359,7 @@ def test_no_tiling_shows_in_nan(tmp_path, monkeypatch, method, dtype):
     raw.flat[nans[::3]] |= raw.dtype.type(5)
     weights = np.outer([1.5, -2, 0, 1], [1, 0.5, -3]).tolist()
     found = set()
-    for tile, most, memory in ((16, 1, "420MiB"), (48, 1, "1GiB"), (1001, 1 << 30, "4GiB")):
+    for tile, most, memory in ((16, 1, "2GiB"), (48, 1, "3GiB"), (1001, 1 << 30, "4GiB")):
         monkeypatch.setattr("tileconv.jobs.plan.MAX_TILE_PIXELS", most)
         monkeypatch.setattr("tileconv.stores.zarr.layout.SHARD_BYTES_MAX", 1)
         job = job_of(tmp_path, pixels, weights, {"tile": tile}, method=method, boundary="symm")

@@ -83,8 +83,9 @@ def test_where_the_window_holds_only_zeros_the_result_is_0(job_of, changed, meth
 @pytest.mark.parametrize("shape", [(12, 13), (9, 5)])
 @pytest.mark.parametrize("method", ["auto", "direct"])
 def test_one_more_is_seen_in_exact_integers_beyond_2_to_the_40(job_of, changed, shape, method):
-    pixels = RNG.integers(-(2**31), 2**31, (90, 100)).astype(np.int32)
-    weights = RNG.integers(-(2**11), 2**11, shape)
+    rng = np.random.default_rng(1)
+    pixels = rng.integers(-(2**31), 2**31, (90, 100)).astype(np.int32)
+    weights = rng.integers(-(2**11), 2**11, shape)
     job = job_of(pixels, weights, convolution={"method": method}, output={"dtype": "int64"})
     passes(job)
     for at, by in (((0, 99), 1), ((45, 50), -1)):
