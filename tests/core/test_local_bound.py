@@ -130,6 +130,26 @@ def test_terms_may_leave_the_range_where_their_sum_does_not(dtype):
     assert not wrong(found, block, weights, dtype, "separable").any()
 
 
+@pytest.mark.parametrize("method", ["direct", "separable", "fft"])
+@pytest.mark.parametrize(
+    ("weights", "pixel"),
+    [
+        ([[1e308, 1e308, 1e307]] * 3, 1e-30),
+        ([[1e308, 1e308], [1.7e308, -1e308]], 1e-30),
+        ([[1e-320, 1e-322, 1e-321]] * 3, 1e30),
+        ([[1e-300, 2e-300, -1e-301]] * 2, 1e200),
+    ],
+)
+def test_weights_at_the_ends_of_the_range(method, weights, pixel):
+    weights = np.array(weights)
+    block = np.random.default_rng(8).uniform(0.5, 1, (90, 100)) * pixel
+    found = applied(method, block, weights, block.dtype)
+    if method != "separable":  # Which may refuse them.
+        assert found is not None
+    if found is not None:
+        assert not wrong(found, block, weights, block.dtype, method).any()
+
+
 @pytest.mark.parametrize("size", [(270, 265), (1, 5000), (700, 30)])
 @pytest.mark.parametrize("kind", ["dense", "sparse"])
 def test_long_sums_of_equal_products(size, kind):

@@ -397,3 +397,43 @@ def test_half_precision_overflows_where_it_must(tmp_path, method):
     np.testing.assert_array_equal(np.isfinite(got), np.isfinite(expected))
     np.testing.assert_array_equal(got, expected)
     assert report.clipped == np.count_nonzero(np.isinf(expected) & np.isfinite(want))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "pixel", "weights"),
+    [
+        ("float32", 1e20, [[1e-40, 1e-41]]),
+        ("float32", 1e20, [[1e-46, 1e-47]]),
+        ("uint16", 60000, [[1e-44, 3e-45]]),
+        ("float32", 1e-10, [[1e40, 1.0]]),
+        ("float32", 1e30, [[1e-44, 1e-45], [3e-42, 0.0]]),
+        ("float32", 1e-30, [[3e38] * 3] * 3),
+        ("float64", 1e-30, [[1e308, 1e308], [1.7e308, -1e308]]),
+    ],
+)
+def test_weights_that_the_pixels_dtype_cannot_hold(tmp_path, dtype, pixel, weights):
+    """They are summed in double precision, so that the bound holds of the weights as written."""
+    pixels = np.full((40, 40), pixel, dtype)
+    pixels[:, 20:] = 0
+    job = job_of(tmp_path, pixels, weights, {"dtype": "float64"}, mode="valid")
+    tileconv.run(job)
+    got = zarr.open_array(job["output"]["path"], mode="r")[...]
+    want = signal.convolve2d(
+        pixels.astype(np.longdouble), np.array(weights, np.longdouble), "valid"
+    )
+    most = 64 * np.finfo(np.float32).eps * np.abs(np.array(weights, np.longdouble)).sum() * pixel
+    assert np.abs(got - want).max() <= most / 1000
+    assert tileconv.verify(job, everything=True).passed
+
+
+@pytest.mark.parametrize("fill", [np.inf, -np.inf, np.nan])
+def test_fill_values_that_are_no_numbers_around_integers(tmp_path, fill):
+    weights = [[1, 0, -1], [2, 0, -2], [1, 0, -1]]
+    pixels = np.random.default_rng(9).integers(0, 255, (30, 40)).astype(np.uint8)
+    output = {"dtype": "int16", "nan_fill": 0}
+    job = job_of(tmp_path, pixels, weights, output, boundary="fill", fill_value=fill)
+    tileconv.run(job)
+    got = zarr.open_array(job["output"]["path"], mode="r")[1:-1, 1:-1]
+    want = signal.convolve2d(pixels.astype(int), weights, "valid")
+    np.testing.assert_array_equal(got, want)
+    assert tileconv.verify(job, everything=True).passed

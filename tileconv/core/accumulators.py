@@ -120,11 +120,12 @@ def accumulation_dtype(
 ) -> np.dtype:
     """The dtype a job forms its sums in.
 
-    float32 for inputs of 16 bits or less and for float32, float64 or longdouble for wider
-    ones and under `accumulate`, and the complex dtype of that precision if the input or the
-    kernel is complex. For integer outputs of more than 16 bits, or whose whole sums may pass
-    `EXACT_FLOAT32`, float64; int64 or uint64 where whole sums may pass `EXACT_FLOAT64` and
-    every sum fits, which is exact; see `may_round` for those that do not.
+    float32 for inputs of 16 bits or less and for float32, float64 or longdouble for wider ones,
+    under `accumulate` and for weights that float32 would round to nothing or to infinity, and the
+    complex dtype of that precision if the input or the kernel is complex. For integer outputs of
+    more than 16 bits, or whose whole sums may pass `EXACT_FLOAT32`, float64; int64 or uint64
+    where whole sums may pass `EXACT_FLOAT64` and every sum fits, which is exact; see `may_round`
+    for those that do not.
 
     Parameters
     ----------
@@ -148,7 +149,7 @@ def accumulation_dtype(
             "are no numbers a job can sum; use integers, floats or complex numbers"
         )
     real = np.result_type(np.float32, input_dtype.type(0).real.dtype)
-    if accumulate is Accumulate.FLOAT64:
+    if accumulate is Accumulate.FLOAT64 or (real == np.float32 and not kernel.fits_float32):
         real = np.result_type(real, np.float64)
     if input_dtype.kind == "c" or kernel.weights.dtype.kind == "c":
         return np.result_type(real, np.complex64)

@@ -20,6 +20,11 @@ GROWTH = 4
 """Largest ratio of the terms' gains to the kernel's: beyond it, cancellation costs accuracy."""
 
 
+GAINS = 1e-250, 1e250
+"""Sums of the magnitudes of weights that are factorised: in double precision factors would be
+subnormal below, or infinite above."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Factors:
     """``weights[j, i] = sum over t of columns[t, j] * rows[t, i]``.
@@ -112,7 +117,10 @@ def _whole_factors(weights: np.ndarray) -> Factors | None:
 def _crosses(weights: np.ndarray) -> Factors | None:
     wide = np.result_type(weights.dtype, np.float64)
     rest = weights.astype(wide)
-    gain = float(np.abs(rest).sum())
+    with np.errstate(over="ignore"):
+        gain = float(np.abs(rest).sum())
+    if gain and not GAINS[0] < gain < GAINS[1]:
+        return None
     tolerance = TRUNCATION * float(np.finfo(weights.dtype).eps) * gain
     kr, kc = weights.shape
     limit = min(MAX_TERMS, max(1, kr * kc // (kr + kc)))
@@ -126,16 +134,18 @@ def _crosses(weights: np.ndarray) -> Factors | None:
         rest -= np.outer(column, row)
         columns.append(column)
         rows.append(row)
-    down, along = (f.astype(weights.dtype) for f in _balanced(np.array(columns), np.array(rows)))
+    with np.errstate(over="ignore"):
+        pairs = _balanced(np.array(columns), np.array(rows))
+        down, along = (factors.astype(weights.dtype) for factors in pairs)
+    if not np.isfinite(along).all():
+        return None
     products = [np.outer(c, r) for c, r in zip(down.astype(wide), along.astype(wide), strict=True)]
     growth = sum(float(np.abs(product).sum()) for product in products) / (gain or 1.0)
     left_out = float(np.abs(weights.astype(wide) - sum(products)).sum()) / (gain or 1.0)
     eps = float(np.finfo(weights.dtype).eps)
-    return (
-        None
-        if growth > GROWTH
-        else Factors(down, along, whole=False, growth=growth, rest=left_out / eps)
-    )
+    if growth > GROWTH:
+        return None
+    return Factors(down, along, whole=False, growth=growth, rest=left_out / eps)
 
 
 def _balanced(columns: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -77,7 +77,22 @@ class Kernel:
     @property
     def gain(self) -> float:
         """Sum of the absolute weights: no output exceeds it times the largest input."""
-        return float(np.abs(self.weights.astype(np.result_type(self.weights, np.float64))).sum())
+        sizes = np.abs(self.weights.astype(np.result_type(self.weights, np.float64)))
+        with np.errstate(over="ignore"):
+            return float(sizes.sum())
+
+    @property
+    def fits_float32(self) -> bool:
+        """Whether float32 holds the weights to its precision, compared with their sum.
+
+        None is too large for it, and those that are subnormal there are small beside the others.
+        """
+        info = np.finfo(np.float32)
+        sizes = np.abs(self.weights.astype(np.result_type(self.weights, np.float64)))
+        most = float(sizes.max())
+        return most <= float(info.max) and (
+            most == 0 or self.gain >= sizes.size * float(info.smallest_normal)
+        )
 
     @property
     def is_integral(self) -> bool:

@@ -103,6 +103,7 @@ class Recomputation:
             judged.pixels.kind in "biu"
             and (judged.output.kind in "iu" or accumulator.kind in "iu")
             and weights.are_whole
+            and math.isfinite(fill)
             and math.floor(fill) == fill
         )
         wide = accumulator.itemsize // (1 + self._is_complex) > np.dtype(np.float64).itemsize

@@ -116,8 +116,10 @@ class FftEngine:
 
     @cached_property
     def shift(self) -> int:
-        """The power of 2 the kernel is divided by, 0 unless its sum is very large or small."""
-        exponent = math.frexp(self._gain)[1]
+        """The power of 2 the kernel is divided by, 0 unless its weights are very large or small."""
+        sizes = np.abs(effective_weights(self.kernel, np.result_type(self.accumulator, np.float64)))
+        # A little more than the sum's, which may itself be out of the range.
+        exponent = math.frexp(float(sizes.max()))[1] + sizes.size.bit_length()
         return exponent if abs(exponent) > EASY[self._real.itemsize] else 0
 
     def prepared(self, dtype: np.dtype) -> _Prepared:
