@@ -84,6 +84,7 @@ def job_is_right(seed, folder):
         return None
     tileconv.run(job)
     found = tileconv.open(output).compute(scheduler="synchronous")
+    fill = np.asarray(fill).astype(work.engine.accumulator)[()]
     block = extended(raster, weights.shape, mode, boundary, fill)
     method = str(work.choice.method)
     return not wrong(found, block, weights[::-1, ::-1], work.engine.accumulator, method).any()

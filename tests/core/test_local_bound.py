@@ -120,6 +120,18 @@ def test_subnormal_pixels(method, dtype, gain):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (3, 1), (2, 2)])
+def test_subnormal_pixels_under_few_weights(dtype, shape):
+    """So few that there is no room for a rounding more."""
+    rng = np.random.default_rng(9)
+    tiny = float(np.finfo(dtype).smallest_subnormal)
+    for _ in range(20):
+        weights = np.outer(rng.uniform(-1, 1, shape[0]), rng.uniform(-1, 1, shape[1]))
+        block = (rng.integers(-900, 900, (40, 50)) * tiny).astype(dtype)
+        assert_right("separable", block, weights)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_terms_may_leave_the_range_where_their_sum_does_not(dtype):
     rng = np.random.default_rng(6)
     weights = named_weights("gaussian_laplace", {"sigma": 2.0})

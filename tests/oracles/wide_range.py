@@ -138,7 +138,9 @@ def wrong(found, block, weights, accumulator, method):
         return ~beyond & ((found < low) | (found > high))
     info = np.finfo(found.dtype)
     if info.eps > np.finfo(accumulator).eps:  # The cast's own rounding.
-        most = most + np.abs(want) * info.eps / 2 + info.smallest_subnormal / WIDE(2)
+        # Of either part of complex sums.
+        parts = np.sqrt(WIDE(1 + (found.dtype.kind == "c")))
+        most = most + parts * (np.abs(want) * info.eps + info.smallest_subnormal) / WIDE(2)
         beyond = beyond | (np.abs(want) + most > WIDE(info.max))
     with np.errstate(all="ignore"):
         error = np.abs(found.astype(want.dtype) - want)

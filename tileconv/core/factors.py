@@ -94,7 +94,17 @@ def factorise(kernel: Kernel, accumulator: np.dtype) -> Factors | None:
         whole = _whole_factors(weights)
         if whole is not None:
             return whole
-    return None if accumulator.kind in "iu" else _crosses(weights)
+    if accumulator.kind in "iu":
+        return None
+    return _line(weights) if 1 in weights.shape else _crosses(weights)
+
+
+def _line(weights: np.ndarray) -> Factors:
+    """A single row or column: the other factor is 1, and rounds nothing."""
+    one = np.ones((1, 1), weights.dtype)
+    if len(weights) == 1:
+        return Factors(one, weights, whole=False)
+    return Factors(weights.T, one, whole=False)
 
 
 def _whole_factors(weights: np.ndarray) -> Factors | None:
