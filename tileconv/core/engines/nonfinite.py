@@ -174,4 +174,5 @@ class Reach:
         alone = np.where(np.isfinite(window), window.dtype.type(0), window)
         sums = np.empty_like(out)
         DirectEngine(self.kernel, self.accumulator).apply(alone, sums, Cast(out.dtype))
-        np.add(out, sums, out=out, where=sums != 0)
+        with np.errstate(over="ignore", invalid="ignore"):
+            np.add(out, sums, out=out, where=sums != 0)
